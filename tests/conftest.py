@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from tests.settings import DATABASE
+
+DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
+
+# What is built is looked at by `tox -e package`, which says where it is.
+collect_ignore = [] if "AFFILIATIONS_TEST_DIST" in os.environ else ["test_package.py"]
+
+Trigger = tuple[Any, ...]
+not_for_this_database = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def partner(db: None) -> Any:
+    """Make an active partner."""
+    from tests.factories import PartnerFactory
+
+    return PartnerFactory()
+
+
+@pytest.fixture
+def subscription(partner: Any) -> Any:
+    """Subscribe the partner to "Order placed"."""
+    from tests.factories import SubscriptionFactory
+
+    return SubscriptionFactory(partner=partner)
+
+
+@pytest.fixture
+def wire() -> Iterator[Callable[[Sequence[Trigger]], None]]:
+    """Connect other triggers than those of the settings, until the end of the test."""
+    from affiliations import triggers
+
+    overrides: list[override_settings] = []
+
+    def connect(wanted: Sequence[Trigger]) -> None:
+        override = override_settings(AFFILIATE_TRIGGERS=list(wanted))
+        override.enable()
+        overrides.append(override)
+        triggers.connect()
+
+    try:
+        yield connect
+    finally:
+        for override in reversed(overrides):
+            override.disable()
+        triggers.connect()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[not_for_this_database] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out the tests that another database is needed for, and remember them."""
+    kept, left_out = [], []
+    for item in items:
+        marker = item.get_closest_marker("only_on")
+        if marker is not None and (unknown := set(marker.args) - set(DATABASES)):
+            raise pytest.UsageError(f"{item.nodeid}: only_on() does not know {sorted(unknown)}")
+        (kept if marker is None or DATABASE in marker.args else left_out).append(item)
+        if item in left_out and marker is not None:
+            config.stash[not_for_this_database].extend(marker.args)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def _left_out(terminal: Any) -> list[tuple[int, str]]:
+    """Count the tests that did not do their work, by the reason that they gave."""
+    reasons: Counter[str] = Counter()
+    for report in terminal.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        reasons[str(reason).removeprefix("Skipped: ")] += 1
+    for report in terminal.stats.get("xfailed", []):
+        reasons[f"expected to fail: {report.wasxfail}"] += 1
+    return [(count, reason) for reason, count in sorted(reasons.items())]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what this run has not shown."""
+    write = terminalreporter.write_line
+    others = [label for name, label in DATABASES.items() if name != DATABASE]
+    terminalreporter.section("left out")
+    write(f"This run used {DATABASES[DATABASE]}. Not used: {', '.join(others)}.")
+    for name, count in sorted(Counter(config.stash[not_for_this_database]).items()):
+        write(f"{count} test(s) that need {DATABASES[name]} were left out.")
+    for count, reason in _left_out(terminalreporter):
+        write(f"{count} test(s) skipped: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail where everything was asked for and something was skipped."""
+    if os.environ.get("AFFILIATIONS_TEST_REQUIRE") != "all" or exitstatus != pytest.ExitCode.OK:
+        return
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and _left_out(terminal):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

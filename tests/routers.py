@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from typing import Any
+
+
+class ElsewhereRouter:
+    """Keep the database "other" empty but for `testapp.Elsewhere`."""
+
+    def _route(self, model: Any) -> str | None:
+        return "other" if model._meta.label_lower == "testapp.elsewhere" else None
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return self._route(model)
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return self._route(model)
+
+    def allow_migrate(
+        self, db: str, app_label: str, model_name: str | None = None, **hints: Any
+    ) -> bool | None:
+        if (app_label, model_name) == ("testapp", "elsewhere"):
+            return db == "other"
+        return False if db == "other" else None

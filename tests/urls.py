@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import path
+
+from tests.testapp import views
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", views.plain, name="plain"),
+    path("page/", views.plain, name="page"),
+    path("order/", views.order, name="order"),
+    path("sign-up/", views.sign_up, name="sign_up"),
+    path("something/", views.something, name="something"),
+    path("async/", views.aplain, name="aplain"),
+    path("async/order/", views.aorder, name="aorder"),
+    path("async/sign-up/", views.asign_up, name="asign_up"),
+    path("async/something/", views.asomething, name="asomething"),
+]
