@@ -1,4 +1,5 @@
-"""Settings of the test project; the environment chooses the database and the user model.
+"""
+Settings of the test project; the environment chooses the database and the user model.
 
 AFFILIATIONS_TEST_DATABASE    sqlite (default), postgresql or mariadb
 AFFILIATIONS_TEST_USER_MODEL  empty (django.contrib.auth's) or "testapp_user.User"
