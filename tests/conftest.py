@@ -38,7 +38,7 @@ def subscription(partner: Any) -> Any:
 @pytest.fixture
 def wire() -> Iterator[Callable[[Sequence[Trigger]], None]]:
     """Connect other triggers than those of the settings, until the end of the test."""
-    from affiliations import triggers
+    from affiliations import wiring
 
     overrides: list[override_settings] = []
 
@@ -46,14 +46,14 @@ def wire() -> Iterator[Callable[[Sequence[Trigger]], None]]:
         override = override_settings(AFFILIATE_TRIGGERS=list(wanted))
         override.enable()
         overrides.append(override)
-        triggers.connect()
+        wiring.connect()
 
     try:
         yield connect
     finally:
         for override in reversed(overrides):
             override.disable()
-        triggers.connect()
+        wiring.connect()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,6 +73,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def _everything_is_required() -> bool:
+    return os.environ.get("AFFILIATIONS_TEST_REQUIRE") == "all"
 
 
 def _left_out(terminal: Any) -> list[tuple[int, str]]:
@@ -96,12 +100,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         write(f"{count} test(s) that need {DATABASES[name]} were left out.")
     for count, reason in _left_out(terminalreporter):
         write(f"{count} test(s) skipped: {reason}")
+    if _everything_is_required() and _left_out(terminalreporter):
+        write("AFFILIATIONS_TEST_REQUIRE=all: so this run has failed.")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail where everything was asked for and something was skipped."""
-    if os.environ.get("AFFILIATIONS_TEST_REQUIRE") != "all" or exitstatus != pytest.ExitCode.OK:
-        return
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None and _left_out(terminal):
+    if exitstatus == pytest.ExitCode.OK and _everything_is_required() and _left_out(terminal):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
