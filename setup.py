@@ -14,7 +14,7 @@ setup(
     long_description=Path(__file__).with_name("README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
     author="Saxo Publish",
-    license="BSD-3-Clause",
+    license_expression="BSD-3-Clause",
     license_files=["LICENSE"],
     keywords=["django", "affiliate", "tracking", "referral", "callback", "postback"],
     packages=find_packages(include=["affiliations", "affiliations.*"]),
