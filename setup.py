@@ -33,7 +33,7 @@ setup(
         # With Werkzeug 1 the request of django-tls is kept by thread, and an async view sees
         # another user's request.
         "Werkzeug>=2",
-        "requests>=2.32.2",
+        "requests>=2.32.3",
         "requests-hardened>=1.3",
         # Older releases compile 600 patterns for each call of is_crawler.
         "crawler-user-agents>=0.13",
