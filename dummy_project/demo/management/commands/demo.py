@@ -1,0 +1,192 @@
+"""Start the demo, or let it play its story by itself."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from argparse import ArgumentTypeError
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
+
+from demo import deal
+from demo.sites import Site, SiteDown, free_port, running
+from demo.story import StepFailed, Story, describe, received_by
+
+GUIDE = """
+  The shop       {shop}
+  The partner    {partner}
+  The payments   {payments}
+  The Admin      {shop}admin/    name {name}, password {password}
+
+Try this:
+  1. Open the partner's site and follow a link to the shop. The shop says whose reader you are.
+  2. Sign up, order a tea, and pay it at the payment provider.
+  3. Watch the partner receive a callback each time, here or at {partner}desk/
+  4. Order once more: the payment has ended the referral, and the partner hears nothing. Follow a
+     link again, and it does.
+  5. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
+
+{database}
+The sites write their logs to {logs}
+Ctrl-C stops everything.
+"""
+
+
+def port(value: str) -> int:
+    """Read a port from the command line."""
+    if value.isdigit() and 0 < int(value) < 65536:
+        return int(value)
+    raise ArgumentTypeError(f"{value} is not a port")
+
+
+class Command(BaseCommand):
+    """`manage.py demo`."""
+
+    help = (
+        "Starts the shop, a partner's site and a payment provider, each in a process of its own, "
+        "and prints what to try. With --once it plays the whole story by itself and checks it."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the options."""
+        parser.add_argument(
+            "--once",
+            action="store_true",
+            help="play the story over HTTP with a temporary database, check each step, and end",
+        )
+        for site, usual in (("shop", 8000), ("partner", 8001), ("payment", 8002)):
+            parser.add_argument(
+                f"--{site}-port",
+                type=port,
+                help=f"the port of the {site} site; else {usual} or, if that is taken, a free one",
+            )
+        parser.add_argument(
+            "--partner-status",
+            type=int,
+            default=200,
+            metavar="STATUS",
+            help="what the partner's site answers callbacks with: 503 is a partner with a fault",
+        )
+        parser.add_argument(
+            "--patience",
+            type=float,
+            default=30,
+            metavar="SECONDS",
+            help="how long a site or a step may take (%(default)s)",
+        )
+
+    def handle(self, **options: Any) -> None:
+        """Start the sites, play or wait, and stop them."""
+        # Ended by a supervisor or a closed terminal, or started in the background where Ctrl-C is
+        # ignored: stop the sites all the same.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
+            if options["once"]:
+                # Close before the folder goes, or Windows would not let it go.
+                stack.callback(connection.close)
+                _use_database(str(folder / "once.sqlite3"))
+            call_command("migrate", interactive=False, verbosity=0)
+            deal.fill_shelf()
+            deal.hire_admin()
+            shop, partner, provider = _sites(options, folder)
+            try:
+                with running(shop, partner, provider, patience=options["patience"]):
+                    if options["once"]:
+                        self._play(shop, partner, provider, options["patience"])
+                    else:
+                        self._wait(shop, partner, provider, folder)
+            except (SiteDown, StepFailed) as error:
+                for site in (shop, partner, provider):
+                    self.stderr.write(f"\n--- {site.name}, {site.url}\n{site.output()}")
+                raise CommandError(f"The demo failed: {error}") from error
+            except KeyboardInterrupt:
+                self.stdout.write("\nStopped.")
+
+    def _play(self, shop: Site, partner: Site, provider: Site, patience: float) -> None:
+        story = Story(shop, partner, provider, say=self._say, patience=patience)
+        story.play()
+        self._say(self.style.SUCCESS("The whole story happened as it should."))
+
+    def _wait(self, shop: Site, partner: Site, provider: Site, folder: Path) -> None:
+        """Print the guide, and then each callback as the partner receives it."""
+        guide = GUIDE.format(
+            shop=shop.url,
+            partner=partner.url,
+            payments=provider.url,
+            name=deal.ADMIN_NAME,
+            password=deal.ADMIN_PASSWORD,
+            database=f"The shop keeps its data in {connection.settings_dict['NAME']}",
+            logs=folder,
+        )
+        self._say(guide)
+        told = 0
+        while True:
+            for site in (shop, partner, provider):
+                site.check()
+            received = received_by(partner, timeout=30)
+            for callback in received[told:]:
+                self._say(f"The partner received: {describe(callback)}")
+            told = len(received)
+            time.sleep(1)
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+
+def _use_database(path: str) -> None:
+    """Point this process to another database file, as Django's test runner does."""
+    connection.close()
+    connection.settings_dict["NAME"] = path
+
+
+def _sites(options: dict[str, Any], folder: Path) -> tuple[Site, Site, Site]:
+    """Describe the three sites, none of them started, and agree with the partner."""
+
+    def choose(site: str, usual: int) -> int:
+        return int(options[f"{site}_port"] or free_port(0 if options["once"] else usual))
+
+    shop_port, partner_port, payment_port = (
+        choose("shop", 8000),
+        choose("partner", 8001),
+        choose("payment", 8002),
+    )
+    provider = Site(
+        "the payment provider",
+        "payment_provider.settings",
+        payment_port,
+        folder / "provider.log",
+        {"PROVIDER_WEBHOOK_URL": f"http://127.0.0.1:{shop_port}/payments/webhook/"},
+    )
+    shop = Site(
+        "the shop",
+        "dummy_project.settings",
+        shop_port,
+        folder / "shop.log",
+        {
+            "SHOP_DATABASE": str(connection.settings_dict["NAME"]),
+            "SHOP_PAYMENT_URL": provider.url,
+        },
+    )
+    agreed = deal.agree_with_partner(f"http://127.0.0.1:{partner_port}/")
+    partner = Site(
+        "the partner's site",
+        "partner_site.settings",
+        partner_port,
+        folder / "partner.log",
+        {
+            "PARTNER_SHOP_URL": shop.url,
+            "PARTNER_AFFILIATE_UID": agreed.uid,
+            "PARTNER_CALLBACK_STATUS": str(options["partner_status"]),
+        },
+    )
+    return shop, partner, provider

@@ -1,0 +1,53 @@
+"""What the magazine knows of its readers: who clicked, and what the shop called back."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+
+@dataclass(frozen=True)
+class Click:
+    """One reader who followed one of our links to the shop."""
+
+    path: str
+    placement: str
+    click_id: str = field(default_factory=lambda: secrets.token_hex(4))
+    made_on: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+
+@dataclass(frozen=True)
+class Callback:
+    """One thing that the shop told us, in the words of the callback URL that we gave it."""
+
+    callback_id: str
+    visitor_id: str
+    click_id: str
+    event: str
+    trigger: str
+    reference: str
+    amount: str
+    currency: str
+    received_on: datetime = field(init=False, default_factory=lambda: datetime.now(timezone.utc))
+
+
+class Ledger:
+    """Clicks and callbacks, as long as the process runs."""
+
+    def __init__(self) -> None:
+        self.clicks: list[Click] = []
+        self._callbacks: dict[str, Callback] = {}
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """Return the callbacks in the order of their arrival."""
+        return list(self._callbacks.values())
+
+    def receive(self, callback: Callback) -> None:
+        """Keep a callback, once: a sender who got no answer sends the same one again."""
+        self._callbacks.setdefault(callback.callback_id, callback)
+
+    def of_click(self, click: Click) -> list[Callback]:
+        """Return what we were told of one reader."""
+        return [callback for callback in self.callbacks if callback.click_id == click.click_id]

@@ -1,0 +1,14 @@
+"""The addresses of the payment provider."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from payment_provider import views
+
+urlpatterns = [
+    path("", views.payments, name="payments"),
+    path("pay/", views.checkout, name="checkout"),
+    path("pay/<str:payment_id>/", views.pay, name="pay"),
+    path("notify/<str:payment_id>/", views.notify_again, name="notify-again"),
+]

@@ -1,0 +1,60 @@
+"""The provider's pages: pay, and see what the shop was told."""
+
+from __future__ import annotations
+
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.http import require_GET, require_POST
+
+from payment_provider.book import Payment, sign
+
+book: dict[str, Payment] = {}
+
+
+@require_GET
+def payments(request: HttpRequest) -> HttpResponse:
+    """List the payments, and what the shop answered to each notice."""
+    return render(
+        request, "payment_provider/payments.html", {"payments": list(book.values())[::-1]}
+    )
+
+
+@require_GET
+def checkout(request: HttpRequest) -> HttpResponse:
+    """Show the buyer what there is to pay, as the shop has signed it."""
+    signed, _, signature = request.META["QUERY_STRING"].partition("&signature=")
+    if not constant_time_compare(sign(signed.encode()), signature):
+        return render(request, "payment_provider/refused.html", status=403)
+    # The same order leads to the same payment, however often its buyer comes back to this page.
+    payment_id = f"pay_{signature[:16]}"
+    names = ("order", "amount", "currency", "return_url")
+    asked = {name: request.GET.get(name, "") for name in names}
+    payment = book.setdefault(payment_id, Payment(payment_id, **asked))
+    return render(request, "payment_provider/checkout.html", {"payment": payment})
+
+
+@require_POST
+def pay(request: HttpRequest, payment_id: str) -> HttpResponse:
+    """Take the money, tell the shop, and lead the buyer back."""
+    payment = _payment(payment_id)
+    payment.made = True
+    if not payment.notify_shop():
+        return render(request, "payment_provider/unheard.html", {"payment": payment}, status=502)
+    return HttpResponseRedirect(payment.return_url)
+
+
+@require_POST
+def notify_again(request: HttpRequest, payment_id: str) -> HttpResponse:
+    """Tell the shop once more of a payment, as providers do when they are in doubt."""
+    payment = _payment(payment_id)
+    if payment.made:
+        payment.notify_shop()
+    return redirect("payments")
+
+
+def _payment(payment_id: str) -> Payment:
+    try:
+        return book[payment_id]
+    except KeyError:
+        raise Http404("There is no such payment.") from None

@@ -1,0 +1,25 @@
+"""The shop in the Admin."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from store.models import Order, Product
+
+
+@admin.register(Product)
+class ProductAdmin(admin.ModelAdmin):
+    """Teas."""
+
+    list_display = ["name", "origin", "price", "currency"]
+    prepopulated_fields = {"slug": ["name"]}
+
+
+@admin.register(Order)
+class OrderAdmin(admin.ModelAdmin):
+    """Orders, with the visitor that each is credited to."""
+
+    list_display = ["__str__", "product", "email", "total", "currency", "created_on", "paid_on"]
+    list_select_related = ["product"]
+    date_hierarchy = "created_on"
+    raw_id_fields = ["user", "affiliate_visitor"]

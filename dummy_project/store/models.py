@@ -1,0 +1,85 @@
+"""Products and orders."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models, transaction
+from django.urls import reverse
+from django.utils import timezone
+
+from store.signals import order_paid
+
+
+class Product(models.Model):
+    """A tea in its tin."""
+
+    name = models.CharField(max_length=80)
+    slug = models.SlugField(unique=True)
+    origin = models.CharField(max_length=80)
+    summary = models.CharField(max_length=160)
+    description = models.TextField()
+    colour = models.CharField(max_length=7, validators=[RegexValidator(r"^#[0-9a-f]{6}\Z")])
+    price = models.DecimalField(max_digits=8, decimal_places=2)
+    currency = models.CharField(max_length=3, default="EUR")
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        """Return the page of the product."""
+        return reverse("store:product", args=[self.slug])
+
+
+class Order(models.Model):
+    """One tin of tea, ordered by somebody with an account or without."""
+
+    # The order's page is open to whoever knows its address, so that a guest can come back to it.
+    key = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="orders",
+    )
+    product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="orders")
+    email = models.EmailField()
+    total = models.DecimalField(max_digits=8, decimal_places=2)
+    currency = models.CharField(max_length=3)
+    # Affiliations: kept here because the payment arrives later and without the buyer's session.
+    affiliate_visitor = models.ForeignKey(
+        "affiliations.Visitor",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
+    created_on = models.DateTimeField(auto_now_add=True)
+    paid_on = models.DateTimeField(null=True, blank=True)
+    payment_id = models.CharField(max_length=64, null=True, blank=True, unique=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"Order {self.pk}"
+
+    def get_absolute_url(self) -> str:
+        """Return the page of the order."""
+        return reverse("store:order", args=[self.key])
+
+    def record_payment(self, payment_id: str) -> bool:
+        """Mark the order paid and send `order_paid`; return `False` if that had been done."""
+        with transaction.atomic():
+            unpaid = Order.objects.filter(pk=self.pk, paid_on=None)
+            if not unpaid.update(paid_on=timezone.now(), payment_id=payment_id):
+                return False
+            self.refresh_from_db()
+            order_paid.send(sender=Order, instance=self)
+        return True

@@ -1,0 +1,96 @@
+"""The pages of the shop, and the door at which its payment provider knocks."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal, InvalidOperation
+
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from affiliations import visitors
+from store import payments
+from store.forms import OrderForm, SignUpForm
+from store.models import Order, Product
+
+
+def product_list(request: HttpRequest) -> HttpResponse:
+    """Show all teas."""
+    return render(request, "store/product_list.html", {"products": Product.objects.all()})
+
+
+def product_page(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show one tea and take an order for it."""
+    product = get_object_or_404(Product, slug=slug)
+    buyer = request.user if request.user.is_authenticated else None
+    form = OrderForm(request.POST or None, initial={"email": buyer.email if buyer else ""})
+    if form.is_valid():
+        order = Order.objects.create(
+            user=buyer,
+            product=product,
+            email=form.cleaned_data["email"],
+            total=product.price,
+            currency=product.currency,
+            # Affiliations: whom this order will be credited to when the payment arrives.
+            affiliate_visitor=visitors.current(request),
+        )
+        return redirect(order)
+    return render(request, "store/product.html", {"product": product, "form": form})
+
+
+def order_page(request: HttpRequest, key: str) -> HttpResponse:
+    """Show an order and whether it is paid."""
+    order = get_object_or_404(Order.objects.select_related("product"), key=key)
+    pay_url = payments.checkout_url(order, request.build_absolute_uri(order.get_absolute_url()))
+    return render(request, "store/order.html", {"order": order, "pay_url": pay_url})
+
+
+def order_list(request: HttpRequest) -> HttpResponse:
+    """Show the orders of whoever is logged in."""
+    if not request.user.is_authenticated:
+        return redirect_to_login(request.path)
+    orders = request.user.orders.select_related("product")
+    return render(request, "store/order_list.html", {"orders": orders})
+
+
+def sign_up(request: HttpRequest) -> HttpResponse:
+    """Open an account and log its owner in."""
+    form = SignUpForm(request.POST or None)
+    if form.is_valid():
+        user = form.save()
+        login(request, user)
+        messages.success(request, f"Welcome, {user.get_username()}. Your account is open.")
+        return redirect("store:products")
+    return render(request, "store/sign_up.html", {"form": form})
+
+
+@csrf_exempt
+@require_POST
+def payment_webhook(request: HttpRequest) -> HttpResponse:
+    """
+    Take the payment provider's word that an order is paid.
+
+    The request is the provider's: it has no session of the buyer and no visitor. A provider repeats
+    itself until it hears 200, so the same payment may arrive any number of times and counts once.
+    """
+    if not payments.is_signed(request.body, request.headers.get(payments.SIGNATURE_HEADER, "")):
+        return JsonResponse({"error": "The signature is wrong."}, status=403)
+    try:
+        notice = json.loads(request.body)
+        payment_id, order_number = str(notice["payment_id"]), int(notice["order"])
+        paid = (Decimal(notice["amount"]), str(notice["currency"]))
+    except (ValueError, KeyError, TypeError, InvalidOperation):
+        return JsonResponse({"error": "This is no payment."}, status=400)
+    order = get_object_or_404(Order, pk=order_number)
+    if paid != (order.total, order.currency):
+        return JsonResponse({"error": "The order costs something else."}, status=400)
+    news = order.record_payment(payment_id)
+    order.refresh_from_db()
+    if order.payment_id != payment_id:
+        return JsonResponse({"error": "Another payment has paid the order."}, status=409)
+    return JsonResponse({"order": order.pk, "news": news})
