@@ -1,0 +1,1 @@
+"""Affiliate tracking for Django that stays out of the business code."""

@@ -1,0 +1,158 @@
+"""
+Credit a visitor with a conversion: the row, what it changes on the visitor, and its callbacks.
+
+All of it is written in the host's transaction and inside one savepoint, so that it exists exactly
+if what the host did exists, and so that no failure here takes the host's work along. This module
+knows no HTTP and no request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+from django.db import IntegrityError, router, transaction
+from django.utils import timezone
+
+from affiliations.callbacks import outbox
+from affiliations.exceptions import NotCounted, Reason
+from affiliations.models import Conversion, Subscription, Visitor
+from affiliations.signals import conversion_recorded
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+logger = logging.getLogger("affiliations")
+
+
+def database() -> str:
+    """Return the alias of the database that conversions are written to."""
+    return router.db_for_write(Conversion)
+
+
+@contextmanager
+def attempt(trigger: str) -> Iterator[None]:
+    """
+    Keep the host's work apart from whatever happens in this ``with`` block.
+
+    Inside a transaction the block is a savepoint, its reads included: a failing read spoils a
+    transaction of PostgreSQL as a failing write does. ``NotCounted`` and every failure end here, in
+    the log. The one exception: where the failure has taken the host's transaction with it (MariaDB
+    does so at a deadlock) it is raised again, since the host's work is gone and it must know.
+    """
+    connection = transaction.get_connection(database())
+    savepoint = transaction.atomic(using=connection.alias) if connection.in_atomic_block else None
+    try:
+        with savepoint or nullcontext():
+            yield
+    except NotCounted as refusal:
+        logger.debug("Trigger “%s” was not counted: %s.", trigger, refusal.reason.value)
+    except Exception:
+        if connection.in_atomic_block and connection.needs_rollback:
+            raise
+        logger.exception("Trigger “%s” could not be counted.", trigger)
+
+
+def record(
+    visitor: Visitor,
+    trigger: str,
+    *,
+    user: User | None = None,
+    reference: str = "",
+    amount: object = None,
+    currency: str = "",
+) -> Conversion:
+    """
+    Credit ``visitor`` with a trigger, and queue the callbacks that tell the partner.
+
+    ``visitor`` has just been read. ``reference`` is the host's own id of what was done; ``amount``
+    is money as a ``Decimal``, or what makes one, in ``currency`` (ISO 4217). ``NotCounted``, with
+    the reason, where nothing is to be credited; then nothing is written.
+
+    Outside a transaction all reads come first, so that the transaction begins with a write: SQLite
+    cannot turn a reading transaction into a writing one while another writes.
+    """
+    now = timezone.now()
+    if (refusal := visitor.refusal(now)) is not None:
+        raise NotCounted(refusal)
+    subscriptions = visitor.partner.subscriptions.to_trigger(trigger)
+    if not subscriptions:
+        raise NotCounted(Reason.NOT_SUBSCRIBED)
+    conversion = Conversion(
+        visitor=visitor,
+        partner=visitor.partner,
+        subscription=subscriptions[0],
+        trigger=trigger,
+        user=user,
+        reference=reference[:255],
+        dedupe_key=_dedupe_key(subscriptions[0], visitor, reference),
+        amount=_amount(amount, trigger),
+        currency=currency[:3],
+        created_on=now,
+    )
+    if _is_counted(conversion):
+        raise NotCounted(Reason.ALREADY_COUNTED)
+    closes = any(subscription.closes_referral for subscription in subscriptions)
+    try:
+        with transaction.atomic(using=database()):
+            # The visitor's row first: two conversions of one visitor then wait for each other here.
+            # After an insert that refers to the row each would hold a share of it, and MariaDB see
+            # a deadlock.
+            if not visitor.credit(now, user, close=closes):
+                raise NotCounted(Reason.REFERRAL_CLOSED)
+            conversion.save(force_insert=True)
+            outbox.queue(conversion, subscriptions)
+            transaction.on_commit(
+                lambda: conversion_recorded.send_robust(Conversion, conversion=conversion),
+                using=database(),
+            )
+    except IntegrityError:
+        if _is_counted(conversion):
+            raise NotCounted(Reason.ALREADY_COUNTED) from None
+        raise
+    if closes:
+        visitor.closed_on = now
+    return conversion
+
+
+def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) -> str:
+    """
+    Return what may be counted once only.
+
+    A hash of the reference, because collations fold case, blanks and accents: order ``a1`` is not
+    order ``A1``. Without the visitor in it, one order is never credited to two.
+    """
+    if subscription.counting == Subscription.Counting.ONCE:
+        return f"v:{visitor.pk}"
+    if not reference:
+        logger.warning(
+            "Trigger “%s” counts every reference, but it was completed without one and is not "
+            "counted. Give complete_trigger() an instance or a reference.",
+            subscription.trigger,
+        )
+        raise NotCounted(Reason.NO_REFERENCE)
+    return f"r:{hashlib.sha256(reference.encode()).hexdigest()}"
+
+
+def _is_counted(conversion: Conversion) -> bool:
+    return Conversion.objects.filter(
+        trigger=conversion.trigger, dedupe_key=conversion.dedupe_key
+    ).exists()
+
+
+def _amount(value: object, trigger: str) -> Decimal | None:
+    """Make a ``Decimal`` of what the host gave; a value that is none is left out, and logged."""
+    if value is None:
+        return None
+    try:
+        amount = Decimal(str(value))
+        if amount.is_finite() and abs(amount) < 10**15:
+            return amount
+    except InvalidOperation:
+        pass
+    logger.error("Trigger “%s” was completed with %r, which is not an amount.", trigger, value)
+    return None

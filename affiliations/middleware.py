@@ -1,0 +1,204 @@
+"""
+The door: a request with a partner's link in it becomes a visitor and a redirect.
+
+Everything else passes with the request bound for django-tls and nothing more: no query, no look
+into the session.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote, urlsplit
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from crawleruseragents import is_crawler
+from django.core.exceptions import SuspiciousOperation
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponse
+from django.utils.cache import add_never_cache_headers
+from django.utils.encoding import escape_uri_path
+from django.utils.functional import SimpleLazyObject
+from django.utils.http import escape_leading_slashes
+
+from affiliations import context, links, visitors
+from affiliations.conf import settings
+from affiliations.models import Partner, Visitor
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+logger = logging.getLogger("affiliations")
+
+
+class AffiliateVisitorsRegistrationMiddleware:
+    """
+    Register the visitors whom partners send, and bind each request for django-tls.
+
+    It stands behind the session's and the authentication's middleware.
+    ``request.affiliate_visitor`` is the request's open referral, looked up when first tested.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(
+        self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
+    ) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Answer a partner's link at once, before any view; hand everything else on."""
+        if self.is_async:
+            return self.__acall__(request)
+        with _Visit(request):
+            if (landing := Landing.of(request)) is not None:
+                return landing.answer()
+            return self.get_response(request)
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        with _Visit(request):
+            if (landing := Landing.of(request)) is not None:
+                return await sync_to_async(landing.answer)()
+            return await cast("Awaitable[HttpResponseBase]", self.get_response(request))
+
+
+class _Visit(context.binding):
+    """What holds while a request is in the house, under WSGI and ASGI alike."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        self.request.affiliate_visitor = SimpleLazyObject(  # type: ignore[attr-defined]
+            partial(visitors.current, self.request)
+        )
+        super().__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(exc_type, exc, traceback)
+        visitors.leave(self.request)
+
+
+class Landing:
+    """The arrival of somebody through a partner's link."""
+
+    #: What a URL cannot hold as it is. No server lets it through, but a response header must not.
+    _CONTROLS = re.compile(rb"[\x00-\x20\x7f]")
+
+    def __init__(self, request: HttpRequest, query: bytes, left: bytes, uid: bytes) -> None:
+        self.request = request
+        self.query = query
+        self.left = left
+        self.uid = uid
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> Landing | None:
+        """Return the landing that a request is, ``None`` for all that is none."""
+        # Every request of the site comes past here: first what rules nearly all of them out.
+        raw = request.META.get("QUERY_STRING")
+        if not raw or request.method not in ("GET", "HEAD"):
+            return None
+        keys = settings.query_string_keys
+        if "%" not in raw and "+" not in raw and not any(key in raw for key in keys):
+            return None
+        # WSGI shows the bytes as Latin-1, Django's ASGI handler has decoded them as UTF-8.
+        query = raw.encode("utf-8" if isinstance(request, ASGIRequest) else "latin-1", "replace")
+        left, uid = links.without_parameters(query, keys)
+        return None if uid is None else cls(request, query, left, uid)
+
+    def answer(self) -> HttpResponse:
+        """Register the visitor if they count, and redirect to the same URL without the key."""
+        if self._is_prefetch():
+            # The browser drops this and asks again when the link is really followed.
+            response = HttpResponse(status=503)
+        else:
+            if self._counts():
+                self._register()
+            response = HttpResponse(status=302)
+            # Not HttpResponseRedirect: it would re-encode what the visitor brought.
+            response.headers["Location"] = self._location()
+        add_never_cache_headers(response)
+        return response
+
+    def _is_prefetch(self) -> bool:
+        headers = self.request.headers
+        purpose = headers.get("Sec-Purpose") or headers.get("Purpose") or headers.get("X-Moz") or ""
+        return "prefetch" in purpose or "prerender" in purpose
+
+    def _counts(self) -> bool:
+        """Tell whether somebody has come: not a probe, a crawler, or an image on a page."""
+        headers = self.request.headers
+        if self.request.method == "HEAD":
+            return False
+        if headers.get("Sec-Fetch-Dest", "document") != "document":
+            return False
+        return not (settings.ignore_bots and is_crawler(headers.get("User-Agent", "")))
+
+    def _register(self) -> None:
+        try:
+            if (partner := Partner.objects.by_uid(self.uid)) is not None and partner.active:
+                visitors.register(self.request, partner, **self._facts())
+        except SuspiciousOperation:
+            raise  # a host that is not ours: Django answers 400, as to any other page
+        except Exception:
+            logger.exception("A visitor could not be registered.")
+
+    def _facts(self) -> dict[str, str]:
+        """Return what the visitor's row keeps of the request."""
+        keys = [settings.click_id_key, *settings.sub_id_keys]
+        given = links.parameters(self.query, keys)
+        click_id, *sub_ids = (_text(given.get(key, b"")) for key in keys)
+        longest = {field.name: field.max_length or 0 for field in Visitor._meta.fields}
+        facts = {
+            # A cut entry point is still the right page, a cut click id a wrong click.
+            "click_id": click_id if len(click_id) <= longest["click_id"] else "",
+            "entry_point": self._entry_point(),
+            "referrer": self._referrer(),
+        } | {f"sub{number}": value for number, value in enumerate(sub_ids, start=1)}
+        return {name: value[: longest[name]] for name, value in facts.items()}
+
+    def _location(self) -> str:
+        """Return the path and query to go on to: this site's own, whatever the path begins with."""
+        path = escape_leading_slashes(escape_uri_path(self.request.path))
+        if not self.left:
+            return path
+        left = self._CONTROLS.sub(lambda match: b"%%%02X" % match[0][0], self.left)
+        return f"{path}?{left.decode('latin-1')}"
+
+    def _entry_point(self) -> str:
+        path = quote(self._location(), safe="!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", encoding="latin-1")
+        return f"{self.request.scheme}://{self.request.get_host()}{path}"
+
+    def _referrer(self) -> str:
+        """Return scheme, host and path of the page with the link; never its query or its user."""
+        try:
+            parts = urlsplit(_text(self.request.headers.get("Referer", "").encode("latin-1")))
+        except ValueError:  # brackets that hold no address, characters that no header has
+            return ""
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            return ""
+        host = parts.netloc.rpartition("@")[2]
+        return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _text(raw: bytes) -> str:
+    """Decode what the network brought; what no database can hold, or is no text, is empty."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return ""
+    return "" if "\0" in text else text

@@ -1,0 +1,128 @@
+"""The visitor: one referral, a person arriving through a partner's link."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from django.conf import settings as django_settings
+from django.db import models
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from affiliations.conf import settings
+from affiliations.exceptions import Reason
+from affiliations.models.partner import Partner
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+
+class VisitorQuerySet(models.QuerySet["Visitor"]):
+    """Questions about visitors."""
+
+    def open(self, now: datetime) -> VisitorQuerySet:
+        """Keep those that can be credited: not closed, inside the window, partner active."""
+        visitors = self.filter(closed_on=None, partner__active=True)
+        if (window := settings.attribution_window) is not None:
+            visitors = visitors.filter(referred_on__gt=now - window)
+        return visitors
+
+
+class Visitor(models.Model):
+    """
+    Somebody whom a partner referred to this site.
+
+    One row a referral: who comes again through a link is a new visitor. ``successful_on`` tells
+    when the conditions of a success were first met, if at all; ``closed_on`` decides whether
+    anything more can be credited. Rows of 0.12 keep the path that they had in ``entry_point``.
+    """
+
+    partner = models.ForeignKey(
+        Partner,
+        on_delete=models.CASCADE,
+        related_name="visitors",
+        verbose_name=_("partner"),
+    )
+    user = models.ForeignKey(
+        django_settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="visitors",
+        verbose_name=_("user"),
+    )
+    referred_on = models.DateTimeField(_("referred on"), auto_now_add=True)
+    entry_point = models.URLField(
+        _("entry point"),
+        max_length=2048,
+        help_text=_("The URL at which the visitor entered the site, without the affiliate part."),
+    )
+    referrer = models.URLField(
+        _("referrer"),
+        max_length=2048,
+        blank=True,
+        default="",
+        help_text=_("The page with the partner’s link, without its query."),
+    )
+    successful_on = models.DateTimeField(_("successful on"), null=True, blank=True)
+    closed_on = models.DateTimeField(_("closed on"), null=True, blank=True)
+    click_id = models.CharField(
+        _("click id"),
+        max_length=255,
+        blank=True,
+        default="",
+        help_text=_("The partner’s own id of the click."),
+    )
+    sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="")
+    sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="")
+    sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="")
+    sub4 = models.CharField(_("sub id 4"), max_length=255, blank=True, default="")
+    sub5 = models.CharField(_("sub id 5"), max_length=255, blank=True, default="")
+
+    objects = VisitorQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("visitor")
+        verbose_name_plural = _("visitors")
+
+    def __str__(self) -> str:
+        return self.entry_point
+
+    def refusal(self, now: datetime) -> Reason | None:
+        """Say why nothing can be credited to this referral; ``None`` while it is open."""
+        if self.closed_on is not None:
+            return Reason.REFERRAL_CLOSED
+        window = settings.attribution_window
+        if window is not None and self.referred_on <= now - window:
+            return Reason.WINDOW_EXPIRED
+        return None if self.partner.active else Reason.PARTNER_INACTIVE
+
+    def succeed(self, user: User | None = None) -> None:
+        """
+        Record the first success, and the user who had it.
+
+        Nothing happens to a visitor who has succeeded already, in this object or in the database.
+        """
+        now = timezone.now()
+        changes: dict[str, object] = {"successful_on": now}
+        if user:
+            changes["user"] = user
+        if Visitor.objects.filter(pk=self.pk, successful_on=None).update(**changes):
+            for name, value in changes.items():
+                setattr(self, name, value)
+
+    def credit(self, now: datetime, user: User | None, *, close: bool) -> bool:
+        """
+        Take the referral for one conversion; ``False`` where another has just closed it.
+
+        One compare-and-set, in the database alone: it holds the row until the transaction ends, so
+        the conversions of one visitor come one after the other. An empty user is filled.
+        """
+        changes: dict[str, object] = {"successful_on": Coalesce("successful_on", now)}
+        if user is not None:
+            changes["user"] = Coalesce("user", user.pk)
+        if close:
+            changes["closed_on"] = now
+        return bool(Visitor.objects.filter(pk=self.pk, closed_on=None).update(**changes))

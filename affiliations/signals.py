@@ -1,0 +1,16 @@
+"""
+The signals by which this app tells the host's code what has happened.
+
+Each is sent with ``send_robust`` and after commit: a receiver cannot break the tracking, and never
+hears of something that was rolled back. What must be in the transaction does not go by signal.
+"""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+#: A partner's link was followed and counted. Sent by ``Visitor`` with ``visitor`` and ``request``.
+visitor_registered = Signal()
+
+#: A conversion was credited to a visitor. Sent by ``Conversion`` with ``conversion``.
+conversion_recorded = Signal()

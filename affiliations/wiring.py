@@ -1,0 +1,222 @@
+"""
+Tie the triggers of ``AFFILIATE_TRIGGERS`` to their signals.
+
+A trigger that silently never fires costs somebody money. So whatever would keep one from firing
+stops the start-up, and all of it is told at once, with the lines to write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeGuard
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
+from django.dispatch import Signal
+from django.utils.inspect import func_accepts_kwargs
+from django.utils.module_loading import import_string
+
+from affiliations.conf import settings
+from affiliations.models import Subscription
+
+#: The keys of a trigger's fifth item.
+OPTIONS = ("visitor", "user", "reference", "amount", "currency")
+
+_EXAMPLE = """
+AFFILIATE_TRIGGERS = [
+    (
+        "User registered",  # the name that staff see
+        "django.db.models.signals.post_save",  # the signal
+        "affiliations.triggers.object_created",  # the receiver
+        AUTH_USER_MODEL,  # the sender: "app.Model", a dotted path, an object, or None
+        {"reference": "pk"},  # may be left out: paths of visitor, user, reference, amount, currency
+    ),
+]"""
+
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class Trigger(NamedTuple):
+    """One entry of ``AFFILIATE_TRIGGERS``, with what its dotted paths lead to."""
+
+    name: str
+    signal: Signal
+    receiver: Callable[..., Any]
+    sender: object
+    options: Mapping[str, Any]
+
+    @property
+    def dispatch_uid(self) -> tuple[str, str, int]:
+        """What the signal knows the connection by: the same trigger is not connected twice."""
+        return ("affiliations", self.name, id(self.receiver))
+
+
+class _Mistake(Exception):
+    """One thing in the setting that would keep a trigger from firing."""
+
+
+_connected: list[Trigger] = []
+
+
+def connect() -> None:
+    """
+    Connect the triggers of the settings, in place of those that an earlier call connected.
+
+    ``ImproperlyConfigured``, naming every mistake, where one of them could not fire; then nothing
+    has changed.
+    """
+    triggers = read()
+    disconnect()
+    for trigger in triggers:
+        trigger.signal.connect(
+            partial(trigger.receiver, affiliate_trigger_name=trigger.name),
+            sender=trigger.sender,
+            weak=False,  # nobody else holds the partial
+            dispatch_uid=trigger.dispatch_uid,
+        )
+        _connected.append(trigger)
+
+
+def disconnect() -> None:
+    """Disconnect the triggers that ``connect`` connected."""
+    while _connected:
+        trigger = _connected.pop()
+        trigger.signal.disconnect(sender=trigger.sender, dispatch_uid=trigger.dispatch_uid)
+
+
+def read() -> list[Trigger]:
+    """Read the triggers of the settings; ``ImproperlyConfigured`` names every mistake in them."""
+    try:
+        entries = settings.triggers
+    except AttributeError:
+        raise ImproperlyConfigured(
+            f"AFFILIATE_TRIGGERS is missing. Write, for example:\n{_EXAMPLE}"
+        ) from None
+    if not isinstance(entries, list | tuple) or any(isinstance(entry, str) for entry in entries):
+        raise ImproperlyConfigured(
+            "AFFILIATE_TRIGGERS must be a list with a tuple for each trigger. "
+            f"Write, for example:\n{_EXAMPLE}"
+        )
+    triggers: list[Trigger] = []
+    mistakes: list[str] = []
+    for number, entry in enumerate(entries, start=1):
+        trigger, wrong = _read_entry(entry)
+        label = f"trigger {number}"
+        if isinstance(entry, list | tuple) and entry:
+            label += f" ({entry[0]!r})"
+        mistakes += [f"{label}, {mistake}" for mistake in wrong]
+        if trigger is not None:
+            mistakes += [f"{label}, {clash}" for clash in _clashes(trigger, triggers)]
+            triggers.append(trigger)
+    if mistakes:
+        listed = "\n".join(f"- {mistake}" for mistake in mistakes)
+        raise ImproperlyConfigured(
+            f"AFFILIATE_TRIGGERS has triggers that could not fire:\n{listed}\n"
+            f"Each is written like this:\n{_EXAMPLE}"
+        )
+    return triggers
+
+
+def _read_entry(entry: object) -> tuple[Trigger | None, list[str]]:
+    """Return the trigger that an entry describes, ``None`` where it has mistakes, and these."""
+    if not isinstance(entry, list | tuple) or len(entry) not in (4, 5):
+        return None, [f"which is {entry!r}: it must be a tuple of four items, or five"]
+    mistakes: list[str] = []
+    items: list[Any] = []
+    readers = (_read_name, _read_signal, _read_receiver, _read_sender)
+    for number, (reader, item) in enumerate(zip(readers, entry, strict=False), start=1):
+        try:
+            items.append(reader(item))
+        except _Mistake as mistake:
+            mistakes.append(f"item {number}, {mistake}")
+            items.append(None)
+    options = entry[4] if len(entry) == 5 else {}
+    mistakes += [f"item 5, the options: {wrong}" for wrong in _wrong_options(options, items[3])]
+    return (None if mistakes else Trigger._make([*items, options])), mistakes
+
+
+def _read_name(value: object) -> str:
+    longest = Subscription._meta.get_field("trigger").max_length
+    if not isinstance(value, str) or not value or value != value.strip():
+        raise _Mistake("the name: it must be text, with no blank before or behind it")
+    if longest is not None and len(value) > longest:
+        raise _Mistake(f"the name: it has {len(value)} characters; {longest} are kept")
+    return value
+
+
+def _read_signal(value: object) -> Signal:
+    signal = _imported(value, "the signal")
+    if not isinstance(signal, Signal):
+        raise _Mistake(f"the signal: {value!r} is no django.dispatch.Signal")
+    return signal
+
+
+def _read_receiver(value: object) -> Callable[..., Any]:
+    receiver = _imported(value, "the receiver")
+    if not callable(receiver):
+        raise _Mistake(f"the receiver: {value!r} cannot be called")
+    if not func_accepts_kwargs(receiver):
+        raise _Mistake(f"the receiver: {value!r} must accept keyword arguments (**kwargs)")
+    return receiver
+
+
+def _read_sender(value: object) -> object:
+    sender = _imported(value, "the sender", models=True)
+    if _is_model(sender):
+        if sender._meta.swapped:
+            raise _Mistake(
+                f"the sender: {value!r} is swapped for {sender._meta.swapped!r}, which sends the "
+                "signal in its place. Write that, or AUTH_USER_MODEL"
+            )
+        if sender._meta.abstract:
+            raise _Mistake(f"the sender: {value!r} is abstract and never saved. Name its subclass")
+    return sender
+
+
+def _imported(value: object, what: str, *, models: bool = False) -> object:
+    """Return what a text leads to, ``"app.Model"`` first where models may be meant."""
+    if not isinstance(value, str):
+        return value
+    if models and value.count(".") == 1:
+        try:
+            return apps.get_model(value)
+        except LookupError:
+            pass  # may be a module with an object in it
+    try:
+        return import_string(value)
+    except ImportError as error:
+        raise _Mistake(f"{what}: cannot import {value!r} ({error})") from error
+
+
+def _wrong_options(options: object, sender: object) -> Iterator[str]:
+    """Say what is wrong with a fifth item, looking paths up on the sender where it is a model."""
+    if not isinstance(options, Mapping):
+        yield f"{options!r} must be a dict"
+        return
+    for key, path in options.items():
+        if key not in OPTIONS:
+            yield f"there is no {key!r}; there are {', '.join(OPTIONS)}"
+        elif isinstance(path, str):
+            first = path.partition(".")[0]
+            if not _PATH.fullmatch(path):
+                yield f"{key!r}: {path!r} is no attribute path such as 'customer.user'"
+            elif _is_model(sender) and not hasattr(sender, first):
+                yield f"{key!r}: {sender._meta.label} has no attribute {first!r}"
+        elif not callable(path):
+            yield f"{key!r}: {path!r} must be an attribute path or a callable"
+
+
+def _is_model(sender: object) -> TypeGuard[type[Model]]:
+    return isinstance(sender, type) and issubclass(sender, Model)
+
+
+def _clashes(trigger: Trigger, others: list[Trigger]) -> Iterator[str]:
+    """Say where a trigger and an earlier one could not be told apart."""
+    for other in others:
+        if trigger.name != other.name and trigger.name.casefold() == other.name.casefold():
+            yield f"item 1, the name: {other.name!r} is another; a database may take them for one"
+        if trigger.name == other.name and trigger.options != other.options:
+            yield "item 5, the options: another trigger of this name has different ones"
