@@ -153,7 +153,11 @@ def _sites(options: dict[str, Any], folder: Path) -> tuple[Site, Site, Site]:
     """Describe the three sites, none of them started, and agree with the partner."""
 
     def choose(site: str, usual: int) -> int:
-        return int(options[f"{site}_port"] or free_port(0 if options["once"] else usual))
+        wanted = options[f"{site}_port"]
+        chosen = free_port(wanted or (0 if options["once"] else usual))
+        if wanted and chosen != wanted:
+            raise CommandError(f"Port {wanted} is taken. Without --{site}-port I find a free one.")
+        return chosen
 
     shop_port, partner_port, payment_port = (
         choose("shop", 8000),

@@ -1,0 +1,86 @@
+"""The demo itself: its browser sees what a person sees, and a site that stops is missed."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from django.test import SimpleTestCase
+
+from demo.browser import Browser, BrowserError, Page
+from demo.sites import Site, SiteDown, free_port, running
+from demo.story import StepFailed, Story
+
+PAGE = """
+<h1>Log in</h1>
+<a href="/help/">I need <b>help</b></a>
+<p role="alert">Try again.</p>
+<form action="/log-in/" method="post">
+  <input type="hidden" name="csrf" value="x"><input name="username">
+  <button>Log in</button>
+</form>
+<form><input type="submit" value="Search"></form>
+"""
+
+
+class BrowserTests(SimpleTestCase):
+    """The browser without a screen."""
+
+    def setUp(self) -> None:
+        """Look at a page."""
+        self.page = Page(200, "http://127.0.0.1/log-in/").read(PAGE)
+        self.browser = Browser(patience=1)
+        self.browser.page = self.page
+
+    def test_it_sees_links_forms_and_complaints(self) -> None:
+        assert self.page.links == {"I need help": "http://127.0.0.1/help/"}
+        assert self.page.complaints == ["Try again."]
+        log_in, search = self.page.forms
+        assert (log_in.action, log_in.method) == ("http://127.0.0.1/log-in/", "post")
+        assert log_in.fields == {"csrf": "x", "username": ""}
+        assert (log_in.buttons, search.buttons) == (["Log in"], ["Search"])
+        assert self.page.text == "Log in I need help Try again. Log in"
+
+    def test_it_cannot_follow_a_link_that_is_not_there(self) -> None:
+        with self.assertRaisesMessage(BrowserError, "has no link “Sign up”"):
+            self.browser.follow("Sign up")
+
+    def test_it_cannot_press_a_button_that_is_not_there(self) -> None:
+        with self.assertRaisesMessage(BrowserError, "has no button “Pay”"):
+            self.browser.press("Pay")
+
+    def test_it_fills_in_only_what_a_form_asks_for(self) -> None:
+        with self.assertRaisesMessage(BrowserError, "does not ask for password"):
+            self.browser.press("Log in", username="x", password="x")
+
+
+class SiteTests(SimpleTestCase):
+    """The three processes."""
+
+    def site(self, settings: str) -> Site:
+        """Describe a site with its log in a folder that goes after the test."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return Site("the site", settings, free_port(), Path(folder.name) / "log", {})
+
+    def test_a_site_that_cannot_start_is_reported_with_what_it_has_printed(self) -> None:
+        site = self.site("no.such.settings")
+        with self.assertRaisesMessage(SiteDown, "the site has stopped."), running(site, patience=9):
+            pass
+        assert "No module named 'no'" in site.output()
+
+    def test_a_site_does_not_outlive_its_block_even_when_that_fails(self) -> None:
+        site = self.site("payment_provider.settings")
+        with suppress(ZeroDivisionError), running(site, patience=30):
+            assert site.port != free_port(site.port)
+            _ = 1 / 0
+        assert site.port == free_port(site.port)
+        with self.assertRaisesMessage(SiteDown, "the site has stopped."):
+            site.check()
+
+    def test_a_site_that_is_not_there_fails_the_step(self) -> None:
+        site = self.site("payment_provider.settings")
+        story = Story(site, site, site, say=lambda _: None, patience=1)
+        with self.assertRaisesMessage(StepFailed, "Connection refused"):
+            story.play()
