@@ -96,6 +96,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     others = [label for name, label in DATABASES.items() if name != DATABASE]
     terminalreporter.section("left out")
     write(f"This run used {DATABASES[DATABASE]}. Not used: {', '.join(others)}.")
+    write("CONTRIBUTING.rst says how to run the tests on them.")
     for name, count in sorted(Counter(config.stash[not_for_this_database]).items()):
         write(f"{count} test(s) that need {DATABASES[name]} were left out.")
     for count, reason in _left_out(terminalreporter):
