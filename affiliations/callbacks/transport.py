@@ -1,30 +1,32 @@
 """
 Send one HTTP GET to a partner, and say what came of it.
 
-The only module that knows requests. Whom we call was typed into a form, so the address is checked
-after it was resolved (requests-hardened pins what it has checked) and again at each redirect; what
-answers may be slow, endless or hostile, so time and size are bounded.
+The only module that knows requests. Whom we call was typed into a form, so what it resolves to is
+checked and the checked address is the one that is called, at each redirect again; what answers may
+be slow, endless or hostile, so time and size are bounded.
 """
 
 from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_network
 from typing import Any
 
 import requests
-from requests_hardened.client import HTTPSession
-from requests_hardened.config import Config
-from requests_hardened.ip_filter import InvalidIPAddress
+from requests_hardened.ip_filter import InvalidIPAddress, get_ip_address
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NameResolutionError, ProtocolError
+from urllib3.exceptions import ProtocolError, SSLError
 
 from affiliations.conf import settings
 from affiliations.models import CallbackAttempt
@@ -57,69 +59,58 @@ def send(url: str) -> Result:
     Call ``url`` and return the ``Result``; never raises.
 
     Bounded by ``AFFILIATE_CALLBACK_TIMEOUT`` for each wait and ``AFFILIATE_CALLBACK_DEADLINE`` for
-    the whole, a redirect's calls included.
+    the whole, a redirect's calls included. Only the system's resolver keeps its own time.
     """
     started = time.monotonic()
-
-    def result(**fields: Any) -> Result:
-        return Result(duration_ms=round((time.monotonic() - started) * 1000), **fields)
-
-    deadline = _Deadline(started + settings.callback_deadline)
+    _deadline.set(started + settings.callback_deadline)
+    status, error, message, excerpt = None, "", "", ""
     try:
-        with _session(deadline) as session, _get(session, url) as response:
-            excerpt = _text(response.raw.read(MAX_BODY, decode_content=False))
+        with (
+            _session() as session,
+            session.get(url, timeout=settings.callback_timeout, stream=True) as response,
+        ):
             status = response.status_code
+            error = "" if 200 <= status < 300 else Error.HTTP_STATUS
+            excerpt = _excerpt(response)
     except Exception as failure:
-        error = Error.DEADLINE if deadline.has_passed() else _classify(failure)
-        return result(error=error, message=_text(str(failure).encode()))
-    if not 200 <= status < 300:
-        return result(status_code=status, error=Error.HTTP_STATUS, excerpt=excerpt)
-    return result(status_code=status, excerpt=excerpt)
+        error, message = _classify(failure)
+    duration_ms = round((time.monotonic() - started) * 1000)
+    return Result(duration_ms, status, error, message, excerpt)
 
 
-class InsecureAddress(requests.RequestException):
-    """A call that would go over plain http where it must not."""
-
-
-class _Session(HTTPSession):  # type: ignore[misc] # requests-hardened brings no types
-    """A session of requests-hardened that does not go from https to http either."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target: str | None = super().get_redirect_target(resp)
-        insecure = target and target.lower().startswith("http:")
-        if insecure and (resp.url.startswith("https:") or settings.callback_require_https):
-            raise InsecureAddress(f"redirected to plain http: {target}")
-        return target
-
-
-def _session(deadline: _Deadline) -> _Session:
-    session = _Session(
-        Config(
-            ip_filter_enable=not settings.callback_allow_private_addresses,
-            ip_filter_allow_loopback_ips=False,
-            never_redirect=False,
-            default_timeout=settings.callback_timeout,
-            user_agent_override=_user_agent(),
-        )
-    )
-    session.max_redirects = MAX_REDIRECTS
-    # The environment of this server, its proxies and its .netrc, is no business of a partner's.
+def _session() -> requests.Session:
+    session = requests.Session()
+    # The environment of this server, its proxies and its .netrc, is no business of a partner's;
+    # only whom the server trusts is.
     session.trust_env = False
-    for adapter in session.adapters.values():
-        # requests reads some of the body of a redirect, urllib3 all the headers: each byte comes
-        # through a connection, so the deadline is kept there.
-        adapter.poolmanager.pool_classes_by_scheme = _pools(deadline)
+    session.verify = os.getenv("REQUESTS_CA_BUNDLE") or os.getenv("CURL_CA_BUNDLE") or True
+    # Nothing compressed: a few kilobytes that unpack to gigabytes are not to be unpacked here.
+    session.headers.update({"User-Agent": _user_agent(), "Accept-Encoding": "identity"})
+    session.max_redirects = MAX_REDIRECTS
+    adapter = requests.adapters.HTTPAdapter()
+    adapter.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+
+    def answered(response: requests.Response, **kwargs: Any) -> None:
+        if response.is_redirect:
+            # requests would read its page to the end, however long that is.
+            response.close()
+        if response.url.startswith("https:"):
+            session.adapters.pop("http://", None)
+
+    session.hooks["response"] = [answered]
+    if settings.callback_require_https:
+        del session.adapters["http://"]
     return session
 
 
-def _get(session: _Session, url: str) -> requests.Response:
-    if settings.callback_require_https and not url.startswith("https:"):
-        raise InsecureAddress("this site calls partners over https only")
-    # Nothing compressed: a few kilobytes that unpack to gigabytes are not to be unpacked here.
-    response: requests.Response = session.get(
-        url, stream=True, headers={"Accept-Encoding": "identity"}
-    )
-    return response
+def _excerpt(response: requests.Response) -> str:
+    """Read the start of the body; one that breaks off changes nothing that the status line says."""
+    try:
+        return _text(response.raw.read(MAX_BODY, decode_content=False))
+    except (ProtocolError, SSLError):
+        return ""
 
 
 @cache
@@ -130,42 +121,35 @@ def _user_agent() -> str:
         return "django-affiliate-tracking"
 
 
-class _Deadline:
-    """The moment at which a call has to be over."""
+#: The moment, on the monotonic clock, at which the call of this thread has to be over.
+_deadline: ContextVar[float] = ContextVar("affiliations_callback_deadline")
 
-    def __init__(self, moment: float) -> None:
-        self.moment = moment
 
-    def has_passed(self) -> bool:
-        return time.monotonic() >= self.moment
-
-    def limit(self, connection: socket.socket, timeout: float) -> None:
-        """Let the next wait on ``connection`` last to the deadline at most."""
-        left = self.moment - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the whole call took too long")
-        connection.settimeout(min(timeout, left))
+def _limited(timeout: float | None) -> float:
+    """Return how long the next wait may last: ``timeout``, but to the deadline at most."""
+    if (left := _deadline.get() - time.monotonic()) <= 0:
+        raise TimeoutError("the whole call took too long")
+    return min(timeout or left, left)
 
 
 class _DeadlineReader(io.RawIOBase):
     """
-    What a response is read from, byte by byte under the deadline.
+    What a response is read from, with the deadline before each read.
 
     A timeout bounds only the wait between two bytes: a partner who sends one a second could hold
     a callback for hours.
     """
 
-    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
+        self.raw = raw
         self.connection = connection
-        self.timeout = connection.gettimeout() or float("inf")
-        self.deadline = deadline
-        self.raw = connection.makefile("rb", buffering=0)
+        self.timeout = connection.gettimeout()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self.deadline.limit(self.connection, self.timeout)
+        self.connection.settimeout(_limited(self.timeout))
         return self.raw.readinto(buffer)
 
     def close(self) -> None:
@@ -173,65 +157,99 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
-def _pools(deadline: _Deadline) -> dict[str, Any]:
-    """Return urllib3's pools, with connections that keep ``deadline``."""
+class _Response(http.client.HTTPResponse):
+    """A response whose status line, headers and body all come under the deadline."""
 
-    class Response(http.client.HTTPResponse):
-        def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-            super().__init__(sock, *args, **kwargs)
-            self.fp.close()
-            self.fp = io.BufferedReader(_DeadlineReader(sock, deadline))
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock))
 
-    class Plain(HTTPConnection):
-        response_class = Response
 
-    class Secure(HTTPSConnection):
-        response_class = Response
+def _connect(connection: HTTPConnection) -> socket.socket:
+    """
+    Connect to the first address of the host that answers, and to none inside this network.
 
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
+    What was checked is what is called: the name is resolved once.
+    """
+    failure: Exception = socket.gaierror("no address")
+    host, port = connection._dns_host, connection.port
+    for *_, resolved in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        address = str(resolved[0])
+        if not settings.callback_allow_private_addresses:
+            _refuse_private(address, port)
+        try:
+            return socket.create_connection((address, port), _limited(connection.timeout))
+        except OSError as error:
+            failure = error
+    raise failure
 
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
 
-    return {"http": PlainPool, "https": SecurePool}
+#: What requests-hardened lets pass: IPv4 in the form of IPv6, and the old site-local addresses.
+_PRIVATE = (ip_network("::/96"), ip_network("fec0::/10"))
+
+
+def _refuse_private(address: str, port: int) -> None:
+    checked, _ = get_ip_address(address, port, allow_loopback=False)
+    if any(checked in network for network in _PRIVATE):
+        raise InvalidIPAddress(checked)
+
+
+class _Plain(HTTPConnection):
+    response_class = _Response
+    _new_conn = _connect
+
+
+class _Secure(HTTPSConnection):
+    response_class = _Response
+    _new_conn = _connect
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
 
 
 #: What a failure is, from the most to the least particular; the first that fits anywhere in the
 #: chain of causes counts.
-_CLASSES: tuple[tuple[type[BaseException], Error], ...] = (
-    (InvalidIPAddress, Error.BLOCKED_ADDRESS),
-    (InsecureAddress, Error.REDIRECTS),
-    (requests.TooManyRedirects, Error.REDIRECTS),
-    (NameResolutionError, Error.DNS),
-    (socket.gaierror, Error.DNS),
-    (ssl.SSLError, Error.TLS),
-    (requests.exceptions.SSLError, Error.TLS),
-    (TimeoutError, Error.TIMEOUT),
-    (requests.Timeout, Error.TIMEOUT),
-    (http.client.RemoteDisconnected, Error.LOST),
-    (http.client.IncompleteRead, Error.LOST),
-    (ConnectionResetError, Error.LOST),
-    (BrokenPipeError, Error.LOST),
-    (http.client.HTTPException, Error.PROTOCOL),
-    (ProtocolError, Error.LOST),
-    (requests.ConnectionError, Error.CONNECT),
-    (OSError, Error.CONNECT),
+_CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
+    (Error.BLOCKED_ADDRESS, (InvalidIPAddress,)),
+    (Error.REDIRECTS, (requests.TooManyRedirects, requests.exceptions.InvalidSchema)),
+    (Error.DNS, (socket.gaierror,)),
+    (Error.TIMEOUT, (TimeoutError,)),
+    (Error.TLS, (ssl.SSLError, requests.exceptions.SSLError)),
+    (
+        Error.LOST,
+        (
+            http.client.RemoteDisconnected,
+            http.client.IncompleteRead,
+            ConnectionResetError,
+            BrokenPipeError,
+        ),
+    ),
+    (Error.PROTOCOL, (http.client.HTTPException,)),
+    (Error.CONNECT, (OSError,)),
 )
 
 
-def _classify(failure: BaseException) -> Error:
+def _classify(failure: BaseException) -> tuple[Error, str]:
+    """Return the class of a failure, and what its cause says."""
     chain = list(_causes(failure))
-    for kind, error in _CLASSES:
-        if any(isinstance(cause, kind) for cause in chain):
-            return error
-    return Error.PROTOCOL
+    if time.monotonic() >= _deadline.get():
+        return Error.DEADLINE, _said(chain[-1])
+    for error, kinds in _CLASSES:
+        for cause in chain:
+            if isinstance(cause, kinds):
+                return error, _said(cause)
+    return Error.PROTOCOL, _said(failure)
 
 
-def _causes(failure: object) -> Any:
-    """Walk through what an exception was raised from, or carries as its argument or reason."""
+def _causes(failure: BaseException) -> Iterator[BaseException]:
+    """Walk from a failure to what it was raised from, or carries as its argument or reason."""
     seen: list[object] = []
-    waiting = [failure]
+    waiting: list[object] = [failure]
     while waiting:
         cause = waiting.pop(0)
         if not isinstance(cause, BaseException) or cause in seen:
@@ -239,6 +257,10 @@ def _causes(failure: object) -> Any:
         seen.append(cause)
         yield cause
         waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+
+
+def _said(cause: BaseException) -> str:
+    return _text(f"{type(cause).__name__}: {cause}".encode(errors="replace"))
 
 
 def _text(raw: bytes) -> str:
