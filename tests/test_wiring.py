@@ -300,8 +300,8 @@ def test_one_name_may_stand_twice_with_the_same_options_only() -> None:
             "django.db.models.signals.postsave",
             (
                 "cannot find 'django.db.models.signals.postsave' "
-                '(Module "django.db.models.signals" does not define a "postsave" attribute/class). Did you mean '
-                "'django.db.models.signals.post_save'?"
+                '(Module "django.db.models.signals" does not define a "postsave" attribute/class). '
+                "Did you mean 'django.db.models.signals.post_save'?"
             ),
         ),
         ("nowhere.signals.sent", "cannot find 'nowhere.signals.sent' (No module named 'nowhere')"),
@@ -324,8 +324,8 @@ def test_what_is_no_signal_is_told_why(signal: Any, why: str) -> None:
             "affiliations.triggers.object_create",
             (
                 "cannot find 'affiliations.triggers.object_create' "
-                '(Module "affiliations.triggers" does not define a "object_create" attribute/class). Did you mean '
-                "'affiliations.triggers.object_created'?"
+                '(Module "affiliations.triggers" does not define a "object_create" attribute/class). '
+                "Did you mean 'affiliations.triggers.object_created'?"
             ),
         ),
         ("tests.settings.NAME", "'tests.settings.NAME' cannot be called"),
