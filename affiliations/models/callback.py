@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from django.db import models, transaction
+from django.db import models, router, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -107,23 +107,21 @@ class Callback(models.Model):
         """
         Take the callback for one attempt; ``False`` where it is not due or somebody else's.
 
-        One compare-and-set. The attempt counts from here, so that a callback which kills whoever
+        One compare-and-set, on the number of attempts too: whoever has claimed since this row was
+        read makes it fail. The attempt counts from here, so that a callback which kills whoever
         sends it still comes to an end.
         """
-        token = uuid4().hex
-        claimed = (
-            Callback.objects.due(now)
-            .filter(pk=self.pk)
-            .update(
-                lease_token=token,
-                next_attempt_on=now + lease,
-                attempt_count=models.F("attempt_count") + 1,
-            )
-        )
-        if claimed:
-            self.refresh_from_db()
-        # Between the two statements the lease may have ended and another have claimed it.
-        return bool(claimed) and self.lease_token == token
+        claim = {
+            "lease_token": uuid4().hex,
+            "next_attempt_on": now + lease,
+            "attempt_count": self.attempt_count + 1,
+        }
+        still = Callback.objects.due(now).filter(pk=self.pk, attempt_count=self.attempt_count)
+        if not still.update(**claim):
+            return False
+        for name, value in claim.items():
+            setattr(self, name, value)
+        return True
 
     def record(self, *, now: datetime, delivered: bool, **result: Any) -> None:
         """
@@ -131,7 +129,7 @@ class Callback(models.Model):
 
         A success always wins. A failure is due again, unless the lease has passed to another.
         """
-        with transaction.atomic(using=self._state.db):
+        with transaction.atomic(using=router.db_for_write(Callback)):
             self.attempts.create(number=self.attempt_count, **result)
             row = Callback.objects.filter(pk=self.pk)
             if delivered:

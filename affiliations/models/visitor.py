@@ -108,7 +108,7 @@ class Visitor(models.Model):
         """
         now = timezone.now()
         changes: dict[str, object] = {"successful_on": now}
-        if user:
+        if user is not None and user.is_authenticated:
             changes["user"] = user
         if Visitor.objects.filter(pk=self.pk, successful_on=None).update(**changes):
             for name, value in changes.items():
