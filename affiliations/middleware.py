@@ -147,7 +147,9 @@ class Landing:
             return False
         if headers.get("Sec-Fetch-Dest", "document") != "document":
             return False
-        return not (settings.ignore_bots and is_crawler(headers.get("User-Agent", "")))
+        # Cut: the time that the crawlers' patterns take grows with the square of the length.
+        user_agent = headers.get("User-Agent", "")[:1_000]
+        return not (settings.ignore_bots and is_crawler(user_agent))
 
     def _register(self) -> None:
         try:
