@@ -32,6 +32,10 @@ class _Sender:
     IDLE = 1.0
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the parent's thread, which a fork does not copy; its rows it sends itself."""
         self.waiting: SimpleQueue[int] = SimpleQueue()
         self.starting = threading.Lock()
         self.thread: threading.Thread | None = None
@@ -40,7 +44,8 @@ class _Sender:
         for callback_id in callback_ids:
             self.waiting.put(callback_id)
         with self.starting:
-            if self.thread is None:
+            # The thread ends only if its database connection cannot even be closed.
+            if self.thread is None or not self.thread.is_alive():
                 self.thread = threading.Thread(
                     target=self.run, name="affiliations-callbacks", daemon=True
                 )
@@ -58,12 +63,5 @@ class _Sender:
 
 
 _sender = _Sender()
-
-
-def _begin_anew() -> None:
-    """Forget the parent's thread, which a fork does not copy; its rows it sends itself."""
-    global _sender
-    _sender = _Sender()
-
-
-os.register_at_fork(after_in_child=_begin_anew)
+if hasattr(os, "register_at_fork"):  # pragma: no branch -- Windows does not fork
+    os.register_at_fork(after_in_child=_sender.begin_anew)
