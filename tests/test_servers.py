@@ -62,9 +62,7 @@ def start(transactional_db: None, tmp_path: Path) -> Iterator[Callable[[list[str
     def started(command: list[str]) -> Browser:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        bind = (
-            ["--bind", f"127.0.0.1:{port}"] if command[0] == "gunicorn" else ["--port", str(port)]
-        )
+        bind = f"--bind=127.0.0.1:{port}" if command[0] == "gunicorn" else f"--port={port}"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, bind],
