@@ -34,6 +34,7 @@ from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.test.utils import isolate_apps
 from django.urls import path
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from pytest_httpserver import HTTPServer
 
 import affiliations
@@ -58,6 +59,9 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.rst"
 DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.rst"))]
+
+#: Modules of 0.12 that are gone.
+RETIRED = ("affiliations.affiliations_settings", "affiliations.tests", "affiliations.utils.")
 
 OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
 FRIDAY, SATURDAY = date(2026, 11, 27), date(2026, 11, 28)
@@ -141,6 +145,17 @@ def table(page: Path, title: str) -> list[str]:
         re.MULTILINE,
     )
     return re.findall(r"^    \* - ``(.+)``$", body, re.MULTILINE)
+
+
+def leads_somewhere(dotted: str) -> bool:
+    try:
+        import_module(dotted)
+    except ImportError:
+        try:
+            import_string(dotted)
+        except ImportError:
+            return False
+    return True
 
 
 @pytest.fixture
@@ -416,6 +431,15 @@ def test_the_link_of_the_readme_leads_where_it_says(client: Client, steep_notes:
     text = README.read_text(encoding="utf-8")
     link, page = re.findall(r"``https://www\.yoursite\.com(/.*?)``", text)[:2]
     assert client.get(link).headers["Location"] == page
+
+
+@every_page
+def test_every_dotted_path_of_a_page_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    dotted = set(re.findall(r"``\"?((?:affiliations|django)(?:\.\w+)+)\"?(?:\(\))?``", text))
+    assert {name for name in dotted if not leads_somewhere(name)} == {
+        name for name in dotted if name.startswith(RETIRED)
+    }
 
 
 # Lists that must be whole
