@@ -15,4 +15,4 @@ def close(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
 class Migration(migrations.Migration):
     dependencies = [("affiliations", "0002_referral")]
 
-    operations = [migrations.RunPython(close, migrations.RunPython.noop, elidable=True)]
+    operations = [migrations.RunPython(close, migrations.RunPython.noop)]
