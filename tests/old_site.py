@@ -109,6 +109,11 @@ def user_key(number: int) -> Any:
     return number if DJANGOS_USER else UUID(int=number)
 
 
+def as_stored(key: Any) -> Any:
+    """Return the key of a user as a statement takes it."""
+    return get_user_model()._meta.pk.get_db_prep_value(key, connection)
+
+
 def _make_users() -> None:
     User = get_user_model()
     password = make_password(EXPECTED["admin_password"])
@@ -146,7 +151,7 @@ def _value(column: str, value: Any) -> Any:
     if column == "entry_point":
         return value[:LONGEST]
     if column == "user_id":
-        return get_user_model()._meta.pk.get_db_prep_value(user_key(value), connection)
+        return as_stored(user_key(value))
     return value
 
 
