@@ -50,10 +50,6 @@ def _shown(trigger: str) -> str:
 class SubscriptionForm(forms.ModelForm):
     """A subscription, with the triggers of the settings to choose from."""
 
-    class Meta:
-        model = Subscription
-        fields = ["partner", "trigger", "callback_url", "active", "counting", "closes_referral"]
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "trigger" in self.fields:  # not where somebody may only look
