@@ -18,7 +18,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from crawleruseragents import is_crawler
 from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseRedirect
 from django.utils.cache import add_never_cache_headers
 from django.utils.encoding import escape_uri_path
 from django.utils.functional import SimpleLazyObject
@@ -125,12 +125,12 @@ class Landing:
         """Register the visitor if they count, and redirect to the same URL without the key."""
         if self._is_prefetch():
             # The browser drops this and asks again when the link is really followed.
-            response = HttpResponse(status=503)
+            response: HttpResponse = HttpResponse(status=503)
         else:
             if self._counts():
                 self._register()
-            response = HttpResponse(status=302)
-            # Not HttpResponseRedirect: it would re-encode what the visitor brought.
+            response = HttpResponseRedirect("/")
+            # Set by hand: the class would re-encode what the visitor brought.
             response.headers["Location"] = self._location()
         add_never_cache_headers(response)
         return response
