@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import tls
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.conf.urls.i18n import i18n_patterns
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template import engines
-from django.test import AsyncRequestFactory, Client, RequestFactory
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
@@ -810,6 +810,16 @@ def test_behind_a_prefix_the_redirect_keeps_it(browser, partner, settings, prefi
     )
 
 
+def test_where_the_server_has_mounted_the_site_the_redirect_keeps_the_prefix(
+    browser, partner
+) -> None:
+    browser.prefix = "/shop"
+
+    for page in ("echo/?a=1", "?a=1", "shop/?a=1"):
+        answer = browser.get(partner.link(browser.views + page))
+        assert answer["Location"].decode() == f"/shop{browser.views}{page}"
+
+
 @pytest.mark.parametrize("prefix", ["//evil.example", "http://evil.example", "evil.example"])
 def test_a_prefix_leads_nowhere_else(browser, partner, settings, prefix: str) -> None:
     """(D8) Some servers take the prefix from a header."""
@@ -949,6 +959,17 @@ def test_in_the_whole_stack_ours_adds_no_hop_to_a_plain_page_and_one_to_a_landin
     assert hops_of("/async/echo/?a=1") == without
     assert hops_of(partner.link("/async/echo/")) == without + 1
     assert Visitor.objects.count() == 1
+
+
+def test_the_async_test_client_of_django_follows_a_link(partner) -> None:
+    @async_to_sync
+    async def visit() -> str:
+        client = AsyncClient()
+        response = await client.get(partner.link("/async/whose/?a=1"), follow=True)
+        assert response.redirect_chain == [("/async/whose/?a=1", 302)]
+        return response.content.decode()
+
+    assert visit() == str(Visitor.objects.get().pk)
 
 
 def test_the_middleware_is_as_async_as_what_it_wraps() -> None:
