@@ -21,6 +21,7 @@ from django.template import engines
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import include, path
+from django.utils.decorators import async_only_middleware
 from django.views.decorators.csrf import csrf_exempt
 
 from affiliations import context, visitors
@@ -34,6 +35,23 @@ SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
 
 pytestmark = pytest.mark.urls(__name__)
+
+
+SYNC_ONLY = f"{__name__}.sync_only"
+ASYNC_ONLY = f"{__name__}.async_only"
+
+
+def sync_only(get_response: Any) -> Any:
+    """Do nothing, as a middleware of a host's that knows no asyncio."""
+    return lambda request: get_response(request)
+
+
+@async_only_middleware
+def async_only(get_response: Any) -> Any:
+    async def middleware(request: HttpRequest) -> HttpResponse:
+        return await get_response(request)
+
+    return middleware
 
 
 # The pages of the site, each once sync and once async.
@@ -868,11 +886,24 @@ def test_a_failure_of_ours_does_not_keep_the_visitor_from_the_page(
 # django-tls.
 
 
-def test_the_request_is_bound_for_django_tls(browser) -> None:
-    """(D24)"""
-    answer = browser.get(f"{browser.views}bound/?n=1")
+@pytest.mark.parametrize("views", ["/", "/async/"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        [OURS],
+        [SYNC_ONLY, OURS],
+        [OURS, SYNC_ONLY],
+        [ASYNC_ONLY, OURS],
+        [SYNC_ONLY, OURS, ASYNC_ONLY],
+    ],
+)
+def test_the_request_is_bound_for_django_tls(browser, settings, views: str, around) -> None:
+    """(D24) In sync and async views, among middlewares of either kind."""
+    settings.MIDDLEWARE = around
 
-    assert answer.body.decode() == f"True {browser.views}bound/ 1"
+    answer = browser.get(f"{views}bound/?n=1")
+
+    assert answer.body.decode() == f"True {views}bound/ 1"
     assert context.current_request() is None
 
 
