@@ -328,8 +328,13 @@ def test_the_same_trigger_twice_in_one_submit_is_refused(new: bool, staff: Clien
     assert not Subscription.objects.exists()
 
 
-def test_a_row_that_is_taken_away_again_does_not_count_as_a_second(staff: Client) -> None:
-    form = partner_form(subscribed(), subscribed(DELETE="on"))
+@pytest.mark.parametrize("deleted", [0, 1])
+def test_a_row_that_is_taken_away_again_does_not_count_as_a_second(
+    deleted: int, staff: Client
+) -> None:
+    rows = [subscribed(), subscribed()]
+    rows[deleted]["DELETE"] = "on"
+    form = partner_form(*rows)
     assert staff.post(url(Partner, "add"), form).status_code == 302
     assert Subscription.objects.count() == 1
 
@@ -486,11 +491,17 @@ def test_a_partner_who_has_sent_visitors_stays_and_it_says_why(
     assert Partner.objects.exists()
 
 
+def second_told() -> Callback:
+    """Make the callback of a second subscription, under which the conversion does not stand."""
+    return CallbackFactory(conversion=ConversionFactory(), subscription=SubscriptionFactory())
+
+
+@pytest.mark.parametrize("made", [ConversionFactory, second_told])
 @pytest.mark.parametrize("by_action", [False, True])
 def test_a_subscription_that_has_counted_stays_and_it_says_why(
-    by_action: bool, staff: Client
+    by_action: bool, made: Any, staff: Client
 ) -> None:
-    subscription = CallbackFactory().subscription
+    subscription = made().subscription
     if by_action:
         chosen = {"action": "delete_selected", "_selected_action": subscription.pk}
         page = staff.post(url(Subscription), chosen)
