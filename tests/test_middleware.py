@@ -550,6 +550,7 @@ def test_crawlers_count_where_the_site_wants_it(browser, partner, settings) -> N
         {"Sec-Purpose": "prefetch"},
         {"Sec-Purpose": "prefetch;prerender"},
         {"Sec-Purpose": "prefetch;anonymous-client-ip", "Sec-Fetch-Dest": "empty"},
+        {"Sec-Purpose": "prerender"},
         {"Purpose": "prefetch"},
         {"X-Moz": "prefetch"},
     ],
