@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, urlsplit
 
@@ -21,7 +20,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse, HttpResponseRedirect
 from django.utils.cache import add_never_cache_headers
 from django.utils.encoding import escape_uri_path
-from django.utils.functional import SimpleLazyObject
+from django.utils.functional import LazyObject, empty
 from django.utils.http import escape_leading_slashes
 
 from affiliations import context, links, visitors
@@ -29,8 +28,6 @@ from affiliations.conf import settings
 from affiliations.models import Partner, Visitor
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
@@ -60,37 +57,39 @@ class AffiliateVisitorsRegistrationMiddleware:
         """Answer a partner's link at once, before any view; hand everything else on."""
         if self.is_async:
             return self.__acall__(request)
-        with _Visit(request):
-            if (landing := Landing.of(request)) is not None:
-                return landing.answer()
-            return self.get_response(request)
+        request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined]
+        with context.binding(request):
+            landing = Landing.of(request)
+            response = self.get_response(request) if landing is None else landing.answer()
+        visitors.leave(request)
+        return response
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        with _Visit(request):
-            if (landing := Landing.of(request)) is not None:
-                return await sync_to_async(landing.answer)()
-            return await cast("Awaitable[HttpResponseBase]", self.get_response(request))
+        request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined]
+        with context.binding(request):
+            if (landing := Landing.of(request)) is None:
+                response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
+            else:
+                response = await sync_to_async(landing.answer)()
+        visitors.leave(request)
+        return response
 
 
-class _Visit(context.binding):
-    """What holds while a request is in the house, under WSGI and ASGI alike."""
+class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs alone
+    """
+    ``request.affiliate_visitor``: the request's open referral, looked up when first tested.
 
-    __slots__ = ()
+    Each request of the site makes one, so it is made without the detours of ``SimpleLazyObject``,
+    which cost a page as much as the binding does.
+    """
 
-    def __enter__(self) -> None:
-        self.request.affiliate_visitor = SimpleLazyObject(  # type: ignore[attr-defined]
-            partial(visitors.current, self.request)
-        )
-        super().__enter__()
+    _wrapped = empty
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        super().__exit__(exc_type, exc, traceback)
-        visitors.leave(self.request)
+    def __init__(self, request: HttpRequest) -> None:
+        object.__setattr__(self, "_request", request)
+
+    def _setup(self) -> None:
+        self._wrapped = visitors.current(self._request)
 
 
 class Landing:
