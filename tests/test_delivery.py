@@ -117,6 +117,21 @@ class TestADelivery:
         assert len(partner.requests) == 1
         assert caplog.messages == [f"Callback {callback.pk + 1} could not be attempted."]
 
+    @pytest.mark.django_db(databases=["default", "other"])
+    def test_does_not_wait_for_a_replica_to_know_of_the_callback(self, settings: Any) -> None:
+        """It was committed a moment ago, and a site may read from elsewhere than it writes."""
+
+        class Replica:
+            def db_for_read(self, model: type, **hints: object) -> str | None:
+                return "other" if model is Callback else None
+
+        with RawPartner() as partner:
+            callback = CallbackFactory(url=partner.url)
+            settings.DATABASE_ROUTERS = [Replica()]
+            delivery.deliver([callback.pk])
+        callback.refresh_from_db(using="default")
+        assert callback.status == Status.DELIVERED
+
     def test_that_kills_its_worker_counts_as_an_attempt(self, monkeypatch: Any) -> None:
         """So a callback that always does so comes to an end."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from django.db import router
 from django.utils import timezone
 
 from affiliations.callbacks import transport
@@ -30,7 +31,8 @@ def deliver(callback_ids: Iterable[int]) -> None:
 
 def _attempt(callback_id: int) -> None:
     started_on = timezone.now()
-    callback = Callback.objects.get(pk=callback_id)
+    # From where it was written: a replica may not know of it yet.
+    callback = Callback.objects.using(router.db_for_write(Callback)).get(pk=callback_id)
     if not callback.claim(started_on, settings.callback_lease):
         return
     result = transport.send(callback.url)
