@@ -134,8 +134,10 @@ class Landing:
             # The browser drops this and asks again when the link is really followed.
             response: HttpResponse = HttpResponse(status=503)
         else:
-            if self._counts():
+            if (nobody := self._is_nobody()) is None:
                 self._register()
+            else:
+                logger.debug("A partner's link was followed by %s, which is not counted.", nobody)
             response = HttpResponseRedirect("/")
             # Set by hand: the class would re-encode what the visitor brought.
             response.headers["Location"] = self._location()
@@ -147,16 +149,18 @@ class Landing:
         purpose = headers.get("Sec-Purpose") or headers.get("Purpose") or headers.get("X-Moz") or ""
         return "prefetch" in purpose or "prerender" in purpose
 
-    def _counts(self) -> bool:
-        """Tell whether somebody has come: not a probe, a crawler, or an image on a page."""
+    def _is_nobody(self) -> str | None:
+        """Say what has come where it is not a person; ``None`` where it may be one."""
         headers = self.request.headers
         if self.request.method == "HEAD":
-            return False
+            return "a HEAD request"
         if headers.get("Sec-Fetch-Dest", "document") != "document":
-            return False
+            return "a part of a page, such as an image"
         # Cut: the time that the crawlers' patterns take grows with the square of the length.
         user_agent = headers.get("User-Agent", "")[:1_000]
-        return not (settings.ignore_bots and is_crawler(user_agent))
+        if settings.ignore_bots and is_crawler(user_agent):
+            return "a known crawler (curl and headless browsers are taken for one)"
+        return None
 
     def _register(self) -> None:
         try:

@@ -538,6 +538,15 @@ def test_whoever_is_not_known_to_be_no_visitor_is_counted(browser, partner, head
     assert Visitor.objects.count() == 1
 
 
+def test_the_log_says_why_a_click_was_not_counted(client, partner, caplog) -> None:
+    """Whoever tries a link with curl would look for the reason for an hour."""
+    with caplog.at_level("DEBUG", logger="affiliations"):
+        client.get(partner.link("/"), headers={"User-Agent": "curl/8.5.0"})
+
+    [message] = caplog.messages
+    assert "curl" in message
+
+
 def test_crawlers_count_where_the_site_wants_it(browser, partner, settings) -> None:
     settings.AFFILIATE_IGNORE_BOTS = False
 
