@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -19,8 +19,13 @@ def imported() -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module)
     tops = {module.partition(".")[0] for module in modules} - {"affiliations"}
-    whose = packages_distributions()
-    return {whose[top][0].lower() for top in tops - sys.stdlib_module_names}
+    # packages_distributions() of Python 3.10 misses those that name no top level.
+    whose = {
+        file.parts[0].removesuffix(".py"): distribution.metadata["Name"].lower()
+        for distribution in distributions()
+        for file in distribution.files or ()
+    }
+    return {whose[top] for top in tops - sys.stdlib_module_names}
 
 
 def required() -> dict[str, str]:
