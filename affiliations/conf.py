@@ -15,6 +15,10 @@ from django.conf import settings as django_settings
 from django.utils.module_loading import import_string
 
 
+# The example schedule of Standard Webhooks: at once, 5 s, 5 min, 30 min, then 2 h to 24 h.
+_RETRY_SCHEDULE = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+
 class Settings:
     """Each ``AFFILIATE_*`` setting as a typed property, with its default."""
 
@@ -85,6 +89,12 @@ class Settings:
     def callback_deadline(self) -> float:
         """``AFFILIATE_CALLBACK_DEADLINE``: seconds for the whole call."""
         return cast(float, getattr(django_settings, "AFFILIATE_CALLBACK_DEADLINE", 15))
+
+    @property
+    def callback_retry_schedule(self) -> tuple[timedelta, ...]:
+        """``AFFILIATE_CALLBACK_RETRY_SCHEDULE``: the delay before each attempt, in seconds."""
+        seconds = getattr(django_settings, "AFFILIATE_CALLBACK_RETRY_SCHEDULE", _RETRY_SCHEDULE)
+        return tuple(timedelta(seconds=delay) for delay in seconds)
 
     @property
     def callback_lease(self) -> timedelta:

@@ -14,3 +14,13 @@ visitor_registered = Signal()
 
 #: A conversion was credited to a visitor. Sent by ``Conversion`` with ``conversion``.
 conversion_recorded = Signal()
+
+#: A partner has taken a callback. Sent by ``Callback`` with ``callback``.
+callback_delivered = Signal()
+
+#: A callback has failed for good. Sent by ``Callback`` with ``callback``.
+callback_exhausted = Signal()
+
+#: A subscription's callbacks failed so long that they are held now. Sent by ``Subscription`` with
+#: ``subscription``.
+subscription_suspended = Signal()

@@ -1,46 +1,180 @@
-"""Send callbacks: claim, send, record. This module knows no request and no trigger."""
+"""
+Deliver callbacks: one process's share of the work.
+
+A pool of threads talks to the partners and never to the database; the thread that runs the courier
+claims, hands out and records. No transaction is open while a partner is talked to, and a partner
+who hangs holds no more than a few of the places.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
 
+from django.db import DatabaseError, InterfaceError, close_old_connections, router, transaction
 from django.utils import timezone
 
-from affiliations.callbacks import transport
-from affiliations.conf import settings
+from affiliations.callbacks import claims, results, signature, transport
+from affiliations.callbacks.results import Sent
 from affiliations.models import Callback
 
 logger = logging.getLogger("affiliations")
 
+CONCURRENCY = 16
+PER_PARTNER = 4
 
-def deliver(callback_ids: Iterable[int]) -> None:
-    """
-    Attempt each of these callbacks that is due, and record how it ended.
+#: Results are recorded together, up to so many and after so many seconds at the latest.
+_GROUP = 50
+_GROUP_SECONDS = 0.25
+#: Seconds before the database is asked again after it has failed.
+_DATABASE_PAUSE = 1.0
+#: How often it is asked after the courier was told to stop.
+_LAST_TRIES = 30
 
-    No failure of one keeps the next from being sent. No transaction is open while a partner is
-    talked to. A failed one is due again.
+
+@dataclass
+class Summary:
+    """How many attempts a courier has made."""
+
+    delivered: int = 0
+    failed: int = 0
+
+    def add(self, group: Collection[Sent]) -> None:
+        """Count a group of attempts."""
+        delivered = sum(one.result.delivered for one in group)
+        self.delivered += delivered
+        self.failed += len(group) - delivered
+
+
+def deliver(callback_ids: Collection[int]) -> Summary:
+    """Attempt those of these callbacks that are due, and record how each ended."""
+    return Courier(concurrency=min(len(callback_ids), PER_PARTNER)).run(ids=callback_ids)
+
+
+class Courier:
     """
-    for callback_id in callback_ids:
+    Sends what is due, with up to ``concurrency`` calls at once, ``per_partner`` to each partner.
+
+    One thread runs it. ``stop`` ends it from any other: nothing more is claimed, what is in flight
+    is finished and recorded.
+    """
+
+    def __init__(self, *, concurrency: int = CONCURRENCY, per_partner: int = PER_PARTNER) -> None:
+        self.concurrency = concurrency
+        self.per_partner = per_partner
+        self.summary = Summary()
+        self._busy: Counter[int] = Counter()
+        self._ended: SimpleQueue[Sent] = SimpleQueue()
+        self._unrecorded: list[Sent] = []
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End the run as soon as what is in flight has been recorded."""
+        self._stopped.set()
+
+    def run(
+        self,
+        *,
+        ids: Collection[int] | None = None,
+        limit: int | None = None,
+        rest: Callable[[], None] | None = None,
+        progress: Callable[[Summary], None] = lambda summary: None,
+    ) -> Summary:
+        """
+        Send until nothing is due, or for ever.
+
+        Args:
+            ids: Send only these.
+            limit: Make at most so many attempts.
+            rest: Called when nothing is due, and then it goes on; without it, it ends there.
+            progress: Called with the summary after each group that was recorded.
+        """
+        claimed = 0
+        with ThreadPoolExecutor(self.concurrency, "affiliations-callback") as pool:
+            while True:
+                free = self.concurrency - self._busy.total()
+                if limit is not None:
+                    free = min(free, limit - claimed)
+                found = self._claim(free, ids, patient=rest is not None)
+                claimed += len(found)
+                for callback in found:
+                    self._busy[callback.partner_id] += 1
+                    pool.submit(self._send, callback)
+                if self._busy.total():
+                    self._collect()
+                if self._unrecorded and self._is_time_to_record():
+                    self._record(progress)
+                if found or self._busy.total() or self._unrecorded:
+                    continue
+                if rest is None or self._stopped.is_set():
+                    return self.summary
+                rest()
+
+    def _claim(self, free: int, ids: Collection[int] | None, *, patient: bool) -> list[Callback]:
+        if free <= 0 or self._stopped.is_set():
+            return []
         try:
-            _attempt(callback_id)
-        except Exception:
-            logger.exception("Callback %s could not be attempted.", callback_id)
+            return claims.claim(free, per_partner=self.per_partner, busy=self._busy, ids=ids)
+        except (DatabaseError, InterfaceError):
+            if not patient:
+                raise
+            logger.exception("No callbacks could be claimed.")
+            self._await_database()
+            return []
 
+    def _send(self, callback: Callback) -> None:
+        """Send one; runs in the pool and touches no database."""
+        started_on = timezone.now()
+        headers = partial(
+            signature.headers,
+            webhook_id=callback.webhook_id,
+            secret=callback.partner.signing_secret,
+        )
+        self._ended.put(Sent(callback, started_on, transport.send(callback.url, headers)))
 
-def _attempt(callback_id: int) -> None:
-    started_on = timezone.now()
-    callback = Callback.objects.get(pk=callback_id)
-    if not callback.claim(started_on, settings.callback_lease):
-        return
-    result = transport.send(callback.url)
-    callback.record(
-        now=timezone.now(),
-        delivered=result.delivered,
-        started_on=started_on,
-        duration_ms=result.duration_ms,
-        status_code=result.status_code,
-        error=result.error,
-        message=result.message,
-        response_excerpt=result.excerpt,
-    )
+    def _collect(self) -> None:
+        """Take what has ended, waiting a moment for the first."""
+        try:
+            one = self._ended.get(timeout=_GROUP_SECONDS)
+            while True:
+                self._busy[one.callback.partner_id] -= 1
+                self._unrecorded.append(one)
+                if len(self._unrecorded) == 1:
+                    self._first_ended = time.monotonic()
+                one = self._ended.get_nowait()
+        except Empty:
+            pass
+
+    def _is_time_to_record(self) -> bool:
+        if not self._busy.total() or len(self._unrecorded) >= _GROUP:
+            return True
+        return time.monotonic() - self._first_ended >= _GROUP_SECONDS
+
+    def _record(self, progress: Callable[[Summary], None]) -> None:
+        """Record what has ended; what the partners have been told is kept until that is done."""
+        tries = 0
+        while True:
+            try:
+                results.record(self._unrecorded)
+                break
+            except (DatabaseError, InterfaceError):
+                tries += 1
+                if self._stopped.is_set() and tries >= _LAST_TRIES:
+                    raise
+                logger.exception("%s results are not recorded yet.", len(self._unrecorded))
+                self._await_database()
+        self.summary.add(self._unrecorded)
+        self._unrecorded = []
+        progress(self.summary)
+
+    def _await_database(self) -> None:
+        transaction.get_connection(router.db_for_write(Callback)).close()
+        close_old_connections()
+        time.sleep(_DATABASE_PAUSE)

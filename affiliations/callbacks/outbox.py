@@ -42,6 +42,66 @@ def queue(conversion: Conversion, subscriptions: Iterable[Subscription]) -> list
     return callbacks
 
 
+def resend(callback: Callback) -> bool:
+    """
+    Send a callback once more: the same URL, the same id, its history kept.
+
+    ``False`` where it is held, cancelled, or being sent at this moment.
+    """
+    now = timezone.now()
+    sent_now = Q(status=Callback.Status.QUEUED, next_attempt_on__gt=now) & ~Q(lease_token="")
+    again = Callback.objects.exclude(sent_now).filter(
+        pk=callback.pk,
+        status__in=[
+            Callback.Status.QUEUED,
+            Callback.Status.DELIVERED,
+            Callback.Status.EXHAUSTED,
+        ],
+    )
+    changed = again.update(
+        status=Callback.Status.QUEUED,
+        next_attempt_on=now,
+        is_manual=True,
+        resend_count=F("resend_count") + 1,
+    )
+    if changed:
+        _hand_over_after_commit([callback])
+    return bool(changed)
+
+
+def resend_anew(callback: Callback) -> Callback:
+    """
+    Render the subscription's callback URL of today into a new row beside ``callback``, and send it.
+
+    It has an id of its own, since a partner may know the old one as done. ``ValueError`` for a test
+    callback, which tells of nothing.
+    """
+    if callback.conversion is None:
+        raise ValueError("a test callback cannot be sent again, only made anew")
+    with transaction.atomic(using=router.db_for_write(Callback)):
+        # Of one conversion, so that two who ask at once come one after the other.
+        Conversion.objects.select_for_update().get(pk=callback.conversion_id)
+        editions = Callback.objects.filter(
+            conversion=callback.conversion_id,
+            subscription=callback.subscription_id,
+            event=callback.event,
+        )
+        anew = _callback(callback.conversion, callback.subscription, event=callback.event)
+        anew.edition = editions.aggregate(Max("edition"))["edition__max"] + 1
+        anew.created_on = anew.next_attempt_on = timezone.now()
+        anew.save(force_insert=True)
+        _hand_over_after_commit([anew])
+    return anew
+
+
+def _hand_over_after_commit(callbacks: Iterable[Callback]) -> None:
+    """Give those that are to be sent to the dispatcher, once they are committed."""
+    if waiting := [row.pk for row in callbacks if row.status == Callback.Status.QUEUED]:
+        transaction.on_commit(
+            partial(_hand_over, waiting), using=router.db_for_write(Callback), robust=True
+        )
+
+
 def _hand_over(callback_ids: Sequence[int]) -> None:
     """Give committed callbacks to the dispatcher that the settings name."""
     settings.callback_dispatcher(callback_ids)
@@ -52,10 +112,13 @@ def _callback(conversion: Conversion, subscription: Subscription) -> Callback:
     callback = Callback(
         conversion=conversion,
         subscription=subscription,
+        partner=conversion.partner,
         url=subscription.callback_url,
         created_on=conversion.created_on,
         next_attempt_on=conversion.created_on,
     )
+    if subscription.callbacks_suspended_on is not None:
+        callback.status = Callback.Status.HELD
     values = _values(callback)
     if not placeholders.identifies(subscription.callback_url, values):
         return _cancelled(callback, _("The visitor came without a click id."))

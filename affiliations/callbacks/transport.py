@@ -1,30 +1,40 @@
 """
 Send one HTTP GET to a partner, and say what came of it.
 
-The only module that knows requests. Whom we call was typed into a form, so the address is checked
-after it was resolved (requests-hardened pins what it has checked) and again at each redirect; what
-answers may be slow, endless or hostile, so time and size are bounded.
+The only module that knows requests. Whom we call was typed into a form and may resolve to anything,
+so each address is checked after it was resolved, by the rules of requests-hardened, and the socket
+is connected to just that address. What answers may be slow, endless or hostile, so time and size
+are bounded whatever it does.
+
+One session serves all threads of a process: connections are kept open from call to call, and the
+CA bundle is read once.
 """
 
 from __future__ import annotations
 
 import http.client
 import io
+import ipaddress
+import os
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+from urllib.parse import urldefrag, urljoin
 
 import requests
-from requests_hardened.client import HTTPSession
-from requests_hardened.config import Config
-from requests_hardened.ip_filter import InvalidIPAddress
+from requests.adapters import HTTPAdapter
+from requests_hardened.ip_filter import InvalidIPAddress, filter_host
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NameResolutionError, ProtocolError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from affiliations.conf import settings
 from affiliations.models import CallbackAttempt
@@ -34,6 +44,8 @@ Error = CallbackAttempt.Error
 MAX_REDIRECTS = 3
 #: How much of an answer is read and kept, in bytes.
 MAX_BODY = 4096
+#: What requests-hardened lets through: IPv4 in the old compatible form, and site-local IPv6.
+_ALSO_PRIVATE = (ipaddress.ip_network("::/96"), ipaddress.ip_network("fec0::/10"))
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class Result:
     error: str = ""
     message: str = ""
     excerpt: str = ""
+    #: What the partner's ``Retry-After`` header says, as it stands there.
+    retry_after: str = ""
 
     @property
     def delivered(self) -> bool:
@@ -52,77 +66,84 @@ class Result:
         return not self.error
 
 
-def send(url: str) -> Result:
+def send(url: str, headers: Callable[[str], Mapping[str, str]] = lambda url: {}) -> Result:
     """
     Call ``url`` and return the ``Result``; never raises.
 
-    Bounded by ``AFFILIATE_CALLBACK_TIMEOUT`` for each wait and ``AFFILIATE_CALLBACK_DEADLINE`` for
-    the whole, a redirect's calls included.
+    ``headers`` returns those of a call to a URL: of this one and, where the partner redirects, of
+    each that follows. Bounded by ``AFFILIATE_CALLBACK_TIMEOUT`` for each wait and by
+    ``AFFILIATE_CALLBACK_DEADLINE`` for the whole, redirects included.
     """
     started = time.monotonic()
-
-    def result(**fields: Any) -> Result:
-        return Result(duration_ms=round((time.monotonic() - started) * 1000), **fields)
-
-    deadline = _Deadline(started + settings.callback_deadline)
+    call = _thread.call = _Call(started + settings.callback_deadline)
+    fields: dict[str, Any] = {}
     try:
-        with _session(deadline) as session, _get(session, url) as response:
-            excerpt = _text(response.raw.read(MAX_BODY, decode_content=False))
-            status = response.status_code
+        fields = _follow(url, headers)
     except Exception as failure:
-        error = Error.DEADLINE if deadline.has_passed() else _classify(failure)
-        return result(error=error, message=_text(str(failure).encode()))
-    if not 200 <= status < 300:
-        return result(status_code=status, error=Error.HTTP_STATUS, excerpt=excerpt)
-    return result(status_code=status, excerpt=excerpt)
+        # 2xx on the status line is a yes, whatever becomes of the rest of the answer.
+        if not (call.status and 200 <= call.status < 300):
+            error = Error.DEADLINE if call.is_over() else _classify(failure)
+            fields = {"error": error, "message": _text(str(failure).encode())}
+        fields["status_code"] = call.status
+    return Result(duration_ms=round((time.monotonic() - started) * 1000), **fields)
 
 
 class InsecureAddress(requests.RequestException):
     """A call that would go over plain http where it must not."""
 
 
-class _Session(HTTPSession):  # type: ignore[misc] # requests-hardened brings no types
-    """A session of requests-hardened that does not go from https to http either."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target: str | None = super().get_redirect_target(resp)
-        insecure = target and target.lower().startswith("http:")
-        if insecure and (resp.url.startswith("https:") or settings.callback_require_https):
+def _follow(url: str, headers: Callable[[str], Mapping[str, str]]) -> dict[str, Any]:
+    """Call ``url`` and where it redirects to; return the fields of the last answer."""
+    session = _session()
+    for _ in range(MAX_REDIRECTS + 1):
+        if settings.callback_require_https and not url.lower().startswith("https:"):
+            raise InsecureAddress("this site calls partners over https only")
+        with session.get(
+            url,
+            headers=dict(headers(url)),
+            timeout=settings.callback_timeout,
+            stream=True,
+            allow_redirects=False,
+        ) as response:
+            target = session.get_redirect_target(response)
+            if target is None:
+                return _answer(response)
+        target = urldefrag(urljoin(url, target)).url
+        if url.lower().startswith("https:") and target.lower().startswith("http:"):
             raise InsecureAddress(f"redirected to plain http: {target}")
-        return target
+        url = target
+    raise requests.TooManyRedirects(f"redirected more than {MAX_REDIRECTS} times")
 
 
-def _session(deadline: _Deadline) -> _Session:
-    session = _Session(
-        Config(
-            ip_filter_enable=not settings.callback_allow_private_addresses,
-            ip_filter_allow_loopback_ips=False,
-            never_redirect=False,
-            default_timeout=settings.callback_timeout,
-            user_agent_override=_user_agent(),
-        )
-    )
-    session.max_redirects = MAX_REDIRECTS
-    # The environment of this server, its proxies and its .netrc, is no business of a partner's.
-    session.trust_env = False
-    for adapter in session.adapters.values():
-        # requests reads some of the body of a redirect, urllib3 all the headers: each byte comes
-        # through a connection, so the deadline is kept there.
-        adapter.poolmanager.pool_classes_by_scheme = _pools(deadline)
-    return session
-
-
-def _get(session: _Session, url: str) -> requests.Response:
-    if settings.callback_require_https and not url.startswith("https:"):
-        raise InsecureAddress("this site calls partners over https only")
-    # Nothing compressed: a few kilobytes that unpack to gigabytes are not to be unpacked here.
-    response: requests.Response = session.get(
-        url, stream=True, headers={"Accept-Encoding": "identity"}
-    )
-    return response
+def _answer(response: requests.Response) -> dict[str, Any]:
+    status = response.status_code
+    return {
+        "status_code": status,
+        "error": "" if 200 <= status < 300 else Error.HTTP_STATUS,
+        "excerpt": _text(response.raw.read(MAX_BODY, decode_content=False)),
+        "retry_after": response.headers.get("Retry-After", ""),
+    }
 
 
 @cache
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.mount("http://", _Adapter())
+    session.mount("https://", _Adapter())
+    session.headers["User-Agent"] = _user_agent()
+    # Nothing compressed: a few kilobytes that unpack to gigabytes are not to be unpacked here.
+    session.headers["Accept-Encoding"] = "identity"
+    # The environment of this server, its proxies and its .netrc, is no business of a partner's,
+    session.trust_env = False
+    # and a cookie of one partner's no business of another's.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return session
+
+
+# A fork must not share its parent's open connections.
+os.register_at_fork(after_in_child=_session.cache_clear)
+
+
 def _user_agent() -> str:
     try:
         return f"django-affiliate-tracking/{version('django-affiliate-tracking')}"
@@ -130,42 +151,91 @@ def _user_agent() -> str:
         return "django-affiliate-tracking"
 
 
-class _Deadline:
-    """The moment at which a call has to be over."""
+class _Call:
+    """What holds for the call that a thread is making."""
 
-    def __init__(self, moment: float) -> None:
-        self.moment = moment
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        #: What the last status line said.
+        self.status: int | None = None
 
-    def has_passed(self) -> bool:
-        return time.monotonic() >= self.moment
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.deadline
 
-    def limit(self, connection: socket.socket, timeout: float) -> None:
-        """Let the next wait on ``connection`` last to the deadline at most."""
-        left = self.moment - time.monotonic()
+    def limit(self, timeout: float) -> float:
+        """Return how long the next wait may last: to the deadline at most."""
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the whole call took too long")
-        connection.settimeout(min(timeout, left))
+        return min(timeout, left)
 
 
-class _DeadlineReader(io.RawIOBase):
+class _Thread(threading.local):
+    call: _Call
+
+
+_thread = _Thread()
+
+
+class _Adapter(HTTPAdapter):
+    """The transport of requests, with our connections and one TLS context."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=64, pool_maxsize=128)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=_tls_context(), **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+
+    def cert_verify(self, *args: Any, **kwargs: Any) -> None:
+        """Leave verifying to the context: requests would read the CA bundle for each connection."""
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    # trust_env is off, but a site behind its own authority says so by these, as to all of requests.
+    bundle = (
+        os.environ.get("REQUESTS_CA_BUNDLE")
+        or os.environ.get("CURL_CA_BUNDLE")
+        or requests.certs.where()
+    )
+    if Path(bundle).is_dir():
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that is read under the deadline of the call."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Reader(sock))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        protocol, status, reason = super()._read_status()  # type: ignore[misc]
+        _thread.call.status = status
+        return protocol, status, reason
+
+
+class _Reader(io.RawIOBase):
     """
-    What a response is read from, byte by byte under the deadline.
+    What an answer is read from.
 
     A timeout bounds only the wait between two bytes: a partner who sends one a second could hold
     a callback for hours.
     """
 
-    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.timeout = connection.gettimeout() or float("inf")
-        self.deadline = deadline
         self.raw = connection.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self.deadline.limit(self.connection, self.timeout)
+        self.connection.settimeout(_thread.call.limit(self.timeout))
         return self.raw.readinto(buffer)
 
     def close(self) -> None:
@@ -173,28 +243,66 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
-def _pools(deadline: _Deadline) -> dict[str, Any]:
-    """Return urllib3's pools, with connections that keep ``deadline``."""
+class _Connecting(HTTPConnection):
+    """A connection to an address that was checked, and is not looked up a second time."""
 
-    class Response(http.client.HTTPResponse):
-        def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-            super().__init__(sock, *args, **kwargs)
-            self.fp.close()
-            self.fp = io.BufferedReader(_DeadlineReader(sock, deadline))
+    response_class = _Response
 
-    class Plain(HTTPConnection):
-        response_class = Response
+    def _new_conn(self) -> socket.socket:
+        call, failure = _thread.call, OSError("the name has no address")
+        try:
+            addresses = list(_addresses(self._dns_host, self.port))
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        for family, kind, protocol, address in addresses:
+            connection = socket.socket(family, kind, protocol)
+            try:
+                for option in self.socket_options or ():
+                    connection.setsockopt(*option)
+                connection.settimeout(call.limit(self.timeout))
+                connection.connect(address)
+            except OSError as error:
+                connection.close()
+                failure = error
+            else:
+                # The handshake of TLS, which comes next, is one wait as well.
+                connection.settimeout(call.limit(self.timeout))
+                return connection
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, f"no connection to {self.host} in time") from failure
+        raise NewConnectionError(self, f"no connection to {self.host}: {failure}") from failure
 
-    class Secure(HTTPSConnection):
-        response_class = Response
 
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
+class _SecureConnecting(_Connecting, HTTPSConnection):
+    pass
 
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
 
-    return {"http": PlainPool, "https": SecurePool}
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connecting
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnecting
+
+
+_Address = tuple[int, int, int, Any]
+
+
+def _addresses(host: str, port: int) -> Iterator[_Address]:
+    """
+    Resolve a host; ``InvalidIPAddress`` where any of its addresses is not a public one.
+
+    Any: a name with a public and a private address is somebody's attempt to get at the latter.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not settings.callback_allow_private_addresses:
+        for *_, address in found:
+            literal = str(address[0]).partition("%")[0]
+            filter_host(literal, port, allow_loopback=False)
+            if any(ipaddress.ip_address(literal) in network for network in _ALSO_PRIVATE):
+                raise InvalidIPAddress(literal)
+    for family, kind, protocol, _, address in found:
+        yield family, kind, protocol, address
 
 
 #: What a failure is, from the most to the least particular; the first that fits anywhere in the
@@ -204,19 +312,16 @@ _CLASSES: tuple[tuple[type[BaseException], Error], ...] = (
     (InsecureAddress, Error.REDIRECTS),
     (requests.TooManyRedirects, Error.REDIRECTS),
     (NameResolutionError, Error.DNS),
-    (socket.gaierror, Error.DNS),
     (ssl.SSLError, Error.TLS),
-    (requests.exceptions.SSLError, Error.TLS),
     (TimeoutError, Error.TIMEOUT),
     (requests.Timeout, Error.TIMEOUT),
     (http.client.RemoteDisconnected, Error.LOST),
     (http.client.IncompleteRead, Error.LOST),
-    (ConnectionResetError, Error.LOST),
-    (BrokenPipeError, Error.LOST),
     (http.client.HTTPException, Error.PROTOCOL),
-    (ProtocolError, Error.LOST),
-    (requests.ConnectionError, Error.CONNECT),
-    (OSError, Error.CONNECT),
+    (NewConnectionError, Error.CONNECT),
+    (ValueError, Error.PROTOCOL),  # a redirect to what is no URL
+    (ConnectionError, Error.LOST),
+    (OSError, Error.LOST),
 )
 
 
@@ -228,10 +333,10 @@ def _classify(failure: BaseException) -> Error:
     return Error.PROTOCOL
 
 
-def _causes(failure: object) -> Any:
+def _causes(failure: BaseException) -> Iterator[BaseException]:
     """Walk through what an exception was raised from, or carries as its argument or reason."""
     seen: list[object] = []
-    waiting = [failure]
+    waiting: list[object] = [failure]
     while waiting:
         cause = waiting.pop(0)
         if not isinstance(cause, BaseException) or cause in seen:

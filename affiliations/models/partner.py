@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import secrets
 from string import ascii_lowercase, digits
 
 from django.db import models
@@ -20,6 +22,11 @@ _UID = re.compile(rb"([A-Za-z0-9]{1,%d})[^A-Za-z0-9\0]*" % UID_LENGTH)
 def new_uid() -> str:
     """Return a random uid, lower case so that it survives being read out or typed."""
     return get_random_string(UID_LENGTH, ascii_lowercase + digits)
+
+
+def new_signing_secret() -> str:
+    """Return a random secret in the form of Standard Webhooks: ``whsec_`` and 24 bytes."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
 
 
 class PartnerQuerySet(models.QuerySet["Partner"]):
@@ -61,6 +68,13 @@ class Partner(models.Model):
         default=False,
         help_text=_("Whether there is a deal now. Only then are new visitors counted."),
     )
+    signing_secret = models.CharField(
+        _("signing secret"),
+        max_length=64,
+        editable=False,
+        default=new_signing_secret,
+        help_text=_("Signs callbacks, so that the partner can see that they come from here."),
+    )
     created_on = models.DateTimeField(_("created on"), auto_now_add=True, null=True)
 
     objects = PartnerQuerySet.as_manager()
@@ -83,3 +97,9 @@ class Partner(models.Model):
         '/path/?x=1&affiliate_id=moox6esi&click_id=42'
         """
         return links.tracking_link(url, self.uid, click_id=click_id, **sub_ids)
+
+    def replace_signing_secret(self) -> str:
+        """Sign with a new secret from now on, and return it: the old one verifies nothing more."""
+        self.signing_secret = new_signing_secret()
+        self.save(update_fields=["signing_secret"])
+        return self.signing_secret

@@ -84,6 +84,20 @@ class Subscription(models.Model):
         help_text=_("After this conversion nothing else of the same visitor is counted."),
     )
 
+    failure_count = models.PositiveIntegerField(
+        _("failures in a row"), default=0, editable=False
+    )
+    failing_since = models.DateTimeField(
+        _("failing since"), null=True, blank=True, editable=False
+    )
+    callbacks_suspended_on = models.DateTimeField(
+        _("callbacks suspended on"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Since then callbacks are held, because too many in a row had failed."),
+    )
+
     objects = SubscriptionQuerySet.as_manager()
 
     class Meta:

@@ -1,0 +1,94 @@
+"""
+Claim callbacks that are due, so that nobody else sends them.
+
+A claim writes a fresh token and moves the row's next attempt to the end of the lease. So what is
+due is one range of one index, a worker that dies gives its rows back by doing nothing, and whoever
+records a result can see whether the row is still theirs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from datetime import datetime
+from uuid import uuid4
+
+from django.db import connections, router, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from affiliations.callbacks import results
+from affiliations.conf import settings
+from affiliations.models import Callback
+
+#: How many rows are looked at for each that may be taken: some partners have their share already.
+_LOOK = 4
+
+
+def claim(
+    limit: int,
+    *,
+    per_partner: int,
+    busy: Mapping[int, int],
+    ids: Collection[int] | None = None,
+) -> list[Callback]:
+    """
+    Take up to ``limit`` due callbacks, and of each partner so many that ``per_partner`` are busy.
+
+    ``busy`` says how many of each partner's this process is sending now; with ``ids`` only these
+    are taken. What is claimed and must not be sent any more, because its subscription is suspended
+    or its attempts are used up, is put where it belongs and not returned.
+    """
+    token = uuid4().hex
+    alias = router.db_for_write(Callback)
+    skip_locked = connections[alias].features.has_select_for_update_skip_locked
+    # Without SKIP LOCKED there is no transaction: on SQLite one that reads before it writes fails
+    # as soon as somebody else writes. The update itself then decides who was first.
+    with transaction.atomic(using=alias) if skip_locked else nullcontext():
+        now = timezone.now()
+        picked = _pick(now, limit, per_partner, busy, ids, skip_locked=skip_locked)
+        if not picked:
+            return []
+        Callback.objects.due(now).filter(pk__in=picked).update(
+            lease_token=token,
+            next_attempt_on=now + settings.callback_lease,
+            # From here the attempt counts: a callback that kills whoever sends it ends all the same.
+            attempt_count=F("attempt_count") + 1,
+        )
+    claimed = Callback.objects.filter(pk__in=picked, lease_token=token)
+    return results.set_aside(
+        list(claimed.select_related("subscription", "partner").order_by("next_attempt_on", "pk"))
+    )
+
+
+def _pick(
+    now: datetime,
+    limit: int,
+    per_partner: int,
+    busy: Mapping[int, int],
+    ids: Collection[int] | None,
+    *,
+    skip_locked: bool,
+) -> list[int]:
+    """Choose among the due, the longest due first, and give each partner their share at most."""
+    taken = Counter(busy)
+    picked: list[int] = []
+    while len(picked) < limit:
+        full = [partner for partner, count in taken.items() if count >= per_partner]
+        due = Callback.objects.due(now).exclude(pk__in=picked).order_by("next_attempt_on")
+        if ids is not None:
+            due = due.filter(pk__in=ids)
+        if full:
+            due = due.exclude(partner__in=full)
+        if skip_locked:
+            due = due.select_for_update(skip_locked=True)
+        wanted = (limit - len(picked)) * _LOOK
+        found = list(due.values_list("pk", "partner_id")[:wanted])
+        for callback, partner in found:
+            if len(picked) < limit and taken[partner] < per_partner:
+                taken[partner] += 1
+                picked.append(callback)
+        if len(found) < wanted:
+            break  # that was all there is
+    return picked

@@ -1,0 +1,68 @@
+"""Send the callbacks that are due."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from affiliations.callbacks.delivery import CONCURRENCY, PER_PARTNER, Courier, Summary
+
+
+class Command(BaseCommand):
+    """Send once, as from cron, or for ever, as under a supervisor."""
+
+    help = "Send the callbacks that are due: new ones, retries, and what a dead worker left."
+
+    #: Seconds between two looks for what is due.
+    POLL = 1.0
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Say what the command line knows."""
+        parser.add_argument(
+            "--loop", action="store_true", help="Go on until SIGTERM, looking each second."
+        )
+        parser.add_argument(
+            "--concurrency",
+            type=int,
+            default=CONCURRENCY,
+            help=f"How many partners to talk to at once; {CONCURRENCY} by default, "
+            f"and never more than {PER_PARTNER} times the same.",
+        )
+        parser.add_argument("--limit", type=int, help="Make at most so many attempts.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Deliver, and say how many."""
+        if options["concurrency"] < 1:
+            raise CommandError("--concurrency must be 1 or more.")
+        courier = Courier(concurrency=options["concurrency"])
+        woken = threading.Event()
+
+        def stop(number: int, frame: object) -> None:
+            courier.stop()
+            woken.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        summary = courier.run(
+            limit=options["limit"],
+            rest=(lambda: self._rest(woken)) if options["loop"] else None,
+            progress=self._show if self.stdout.isatty() else lambda summary: None,
+        )
+        if self.stdout.isatty():
+            self.stdout.write()
+        self.stdout.write(f"{summary.delivered} delivered, {summary.failed} failed.")
+
+    def _rest(self, woken: threading.Event) -> None:
+        for connection in connections.all(initialized_only=True):
+            connection.close_if_unusable_or_obsolete()
+        woken.wait(self.POLL)
+
+    def _show(self, summary: Summary) -> None:
+        line = f"\r{summary.delivered} delivered, {summary.failed} failed"
+        self.stdout.write(line, ending="")
+        self.stdout.flush()
