@@ -45,14 +45,16 @@ def attempt(trigger: str) -> Iterator[None]:
     does so at a deadlock) it is raised again, since the host's work is gone and it must know.
     """
     connection = transaction.get_connection(database())
-    savepoint = transaction.atomic(using=connection.alias) if connection.in_atomic_block else None
     try:
-        with savepoint or nullcontext():
-            yield
-    except NotCounted as refusal:
-        logger.debug("Trigger “%s” was not counted: %s.", trigger, refusal.reason.value)
+        # Without autocommit a transaction is open, though no atomic block is.
+        in_transaction = connection.in_atomic_block or not connection.get_autocommit()
+        with transaction.atomic(using=connection.alias) if in_transaction else nullcontext():
+            try:
+                yield
+            except NotCounted as refusal:
+                logger.debug("Trigger “%s” was not counted: %s.", trigger, refusal.reason.value)
     except Exception:
-        if connection.in_atomic_block and connection.needs_rollback:
+        if connection.needs_rollback:
             raise
         logger.exception("Trigger “%s” could not be counted.", trigger)
 
@@ -79,7 +81,8 @@ def record(
     now = timezone.now()
     if (refusal := visitor.refusal(now)) is not None:
         raise NotCounted(refusal)
-    subscriptions = visitor.partner.subscriptions.to_trigger(trigger)
+    # From the database that is written to: a replica may not have heard of them yet.
+    subscriptions = visitor.partner.subscriptions.using(database()).to_trigger(trigger)
     if not subscriptions:
         raise NotCounted(Reason.NOT_SUBSCRIBED)
     conversion = Conversion(
@@ -102,18 +105,19 @@ def record(
             # The visitor's row first: two conversions of one visitor then wait for each other here.
             # After an insert that refers to the row each would hold a share of it, and MariaDB see
             # a deadlock.
-            if not visitor.credit(now, user, close=closes):
-                raise NotCounted(Reason.REFERRAL_CLOSED)
-            conversion.save(force_insert=True)
-            outbox.queue(conversion, subscriptions)
-            transaction.on_commit(
-                lambda: conversion_recorded.send_robust(Conversion, conversion=conversion),
-                using=database(),
-            )
+            if credited := visitor.credit(now, user, close=closes):
+                conversion.save(force_insert=True)
+                outbox.queue(conversion, subscriptions)
+                transaction.on_commit(
+                    lambda: conversion_recorded.send_robust(Conversion, conversion=conversion),
+                    using=database(),
+                )
     except IntegrityError:
         if _is_counted(conversion):
             raise NotCounted(Reason.ALREADY_COUNTED) from None
         raise
+    if not credited:
+        raise NotCounted(Reason.REFERRAL_CLOSED)
     if closes:
         visitor.closed_on = now
     return conversion
@@ -139,9 +143,8 @@ def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) ->
 
 
 def _is_counted(conversion: Conversion) -> bool:
-    return Conversion.objects.filter(
-        trigger=conversion.trigger, dedupe_key=conversion.dedupe_key
-    ).exists()
+    counted = Conversion.objects.using(database())
+    return counted.filter(trigger=conversion.trigger, dedupe_key=conversion.dedupe_key).exists()
 
 
 def _amount(value: object, trigger: str) -> Decimal | None:

@@ -69,7 +69,8 @@ def tracking_link(url: str, uid: str, *, click_id: str = "", **sub_ids: str) -> 
     pairs |= {sub_id_names[name]: value for name, value in sorted(sub_ids.items()) if value}
 
     url, hash_sign, fragment = stripped(url).partition("#")
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(pairs)}{hash_sign}{fragment}"
+    path, _, query = url.partition("?")
+    return f"{path}?{query}{'&' if query else ''}{urlencode(pairs)}{hash_sign}{fragment}"
 
 
 def _pairs(query: bytes) -> Iterator[tuple[bytes, str, bytes]]:

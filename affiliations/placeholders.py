@@ -8,7 +8,7 @@ here: what is not a known name in braces is text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from urllib.parse import quote, urlsplit
@@ -41,6 +41,9 @@ NAMES = (
 
 #: What tells the partner which visitor is meant. A callback without either would be of no use.
 IDENTIFYING = ("visitor_id", "click_id")
+
+#: What 0.12 had, wherever it stood in the URL.
+_OF_0_12 = ("visitor_id",)
 
 #: What other systems call ours; ``transaction_id`` is a click to some of them, an order to others.
 _MEANT = {
@@ -86,29 +89,36 @@ def render(url: str, values: Mapping[str, object]) -> str:
     Fill the placeholders of a callback URL.
 
     ``values`` maps names to text, numbers, ``Decimal`` or ``None``; a missing one is empty. Values
-    are percent-encoded whole. Nothing is filled into scheme, user, host or port. Doubled braces
-    become single ones and unknown names stay, so that each URL that 0.12 could send is the same
-    bytes today. ``InvalidCallBackURL`` where a value has made ``.`` or ``..`` a segment of the
+    are percent-encoded whole. Outside of path and query only our own ``{visitor_id}`` is filled in,
+    where a URL of 0.12 may have it: what a stranger chose gets into no user, host or port. Doubled
+    braces become single ones and unknown names stay, so that each URL that 0.12 could send is the
+    same bytes today. ``InvalidCallBackURL`` where a value has made ``.`` or ``..`` a segment of the
     path: it would climb to another page of the partner's.
     """
-
-    def fill(match: re.Match[str]) -> str:
-        if (name := match[1]) is None:
-            return match[0][0]
-        return quote(_text(values.get(name)), safe="") if name in NAMES else match[0]
-
     origin = match[0] if (match := _ORIGIN.match(url)) else ""
-    template = url[len(origin) :]
-    rendered = _BRACES.sub(fill, template)
+    template, hash_sign, fragment = url[len(origin) :].partition("#")
+    rendered = _filled(template, NAMES, values)
     if _dot_segments(rendered) > _dot_segments(template):
         raise InvalidCallBackURL(_("A value would have become the path segment “.” or “..”."))
-    return origin + rendered
+    origin, fragment = (_filled(part, _OF_0_12, values) for part in (origin, fragment))
+    return origin + rendered + hash_sign + fragment
 
 
 def money(amount: Decimal) -> str:
     """Write an amount of money for machines: a dot, at least two decimals, never localised."""
     decimals = -int(amount.normalize().as_tuple().exponent)
     return f"{amount:.{max(decimals, 2)}f}"
+
+
+def _filled(template: str, names: Collection[str], values: Mapping[str, object]) -> str:
+    """Fill those of ``names`` that stand in ``template``."""
+
+    def fill(match: re.Match[str]) -> str:
+        if (name := match[1]) is None:
+            return match[0][0]
+        return quote(_text(values.get(name)), safe="") if name in names else match[0]
+
+    return _BRACES.sub(fill, template)
 
 
 def _text(value: object) -> str:

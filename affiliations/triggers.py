@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -18,16 +18,16 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connections, transaction
 from django.db.models import Model
+from django.utils import timezone
 
 from affiliations import context, conversions, visitors
 from affiliations.conf import settings
 from affiliations.exceptions import NotCounted, Reason
+from affiliations.models import Conversion, Visitor
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.http import HttpRequest
-
-    from affiliations.models import Conversion, Visitor
 
 #: What a trigger's fifth item says of an instance: an attribute path, or a callable of it.
 Option = str | Callable[[Any], Any]
@@ -78,7 +78,7 @@ def complete_trigger(
     host = instance._state.db if isinstance(instance, Model) else None
     if host not in (None, conversions.database()) and connections[host].in_atomic_block:
         # Ours cannot be rolled back together with theirs, so it waits until theirs is certain.
-        transaction.on_commit(partial(_complete, event), using=host, robust=True)
+        transaction.on_commit(partial(_complete, event), using=host)
         return None
     return _complete(event)
 
@@ -151,31 +151,47 @@ class _Event:
     def referral(self) -> Visitor:
         """Find the referral that is to be credited; ``NotCounted`` where there is none."""
         if self._states("visitor"):
-            stated = self.stated("visitor")
-            return _somebody(visitors.find(getattr(stated, "pk", stated)))
+            return _somebody(visitors.find(_visitor_id(self.stated("visitor"))))
         there = visitors.request_user(self.request) if self.request is not None else None
-        theirs = there is None or not self._states("user") or there == self.stated("user")
+        theirs = there is None or not self._states("user") or there == self._stated_user
         remembered = visitors.remembered(self.request) if self.request and theirs else None
-        if (found := visitors.find(remembered)) is not None:
+        found = visitors.find(remembered)
+        if found is not None and found.refusal(timezone.now()) is None:
             return found
         if settings.attribute_by_user and (buyer := self.buyer()) is not None:
-            return _somebody(visitors.latest_of(buyer))
-        raise NotCounted(Reason.NO_VISITOR if theirs else Reason.NOT_THE_BUYER)
+            found = visitors.latest_of(buyer) or found
+        return _somebody(found, Reason.NO_VISITOR if theirs else Reason.NOT_THE_BUYER)
 
     def buyer(self) -> User | None:
         """Return who bought: stated, else logged in, else the user who has just been created."""
         if self._states("user"):
-            stated: User | None = self.stated("user")
-            return stated
+            return self._stated_user
         if self.request is not None and (user := visitors.request_user(self.request)) is not None:
             return user
-        return self.instance if isinstance(self.instance, get_user_model()) else None
+        if isinstance(self.instance, get_user_model()) and not self.instance._state.adding:
+            return self.instance
+        return None
+
+    def forget(self, visitor: Visitor) -> None:
+        """Let the session forget a closed ``visitor``, if it is this one that it remembers."""
+        if self.request is not None and visitors.remembered(self.request) == visitor.pk:
+            visitors.close_on_way_out(self.request, visitor)
 
     def default_reference(self) -> str:
         """Name the instance by its label and key, such as ``shop.order:17``."""
-        if not isinstance(self.instance, Model):
+        if not isinstance(self.instance, Model) or self.instance.pk is None:
             return ""
         return f"{self.instance._meta.label_lower}:{self.instance.pk}"
+
+    @cached_property
+    def _stated_user(self) -> User | None:
+        """The stated buyer, if it is one whom a row can point to."""
+        stated = self.stated("user")
+        if stated is None or isinstance(stated, get_user_model()):
+            return stated
+        if hasattr(stated, "is_authenticated"):
+            return None  # request.user of an anonymous visitor, or an API's token user
+        raise TypeError(f"Where a user is wanted, trigger “{self.name}” has {stated!r}.")
 
     def _states(self, name: str) -> bool:
         """Tell whether something is stated, be it that there is nobody."""
@@ -194,28 +210,39 @@ def _complete(event: _Event) -> Conversion | None:
     """Credit whoever is to be credited for ``event``; whatever goes wrong, the host goes on."""
     if transaction.get_connection(conversions.database()).needs_rollback:
         return None  # Nothing of this transaction will exist, and nothing can be asked in it.
-    visitor = conversion = None
+    conversion = None
     with conversions.attempt(event.name):
         visitor = event.referral()
         reference = event.stated("reference")
-        conversion = conversions.record(
-            visitor,
-            event.name,
-            user=event.buyer(),
-            reference=event.default_reference() if reference is None else str(reference),
-            amount=event.stated("amount"),
-            currency=event.stated("currency") or "",
-        )
-    # mypy does not see that attempt() may end the block early.
-    if visitor is not None and visitor.closed_on and event.request:  # type: ignore[redundant-expr]
-        visitors.close_on_way_out(event.request, visitor)
+        try:
+            conversion = conversions.record(
+                visitor,
+                event.name,
+                user=event.buyer(),
+                reference=event.default_reference() if reference is None else str(reference),
+                amount=event.stated("amount"),
+                currency=str(event.stated("currency") or ""),
+            )
+        finally:
+            if visitor.closed_on is not None:
+                event.forget(visitor)
     return conversion
 
 
-def _somebody(visitor: Visitor | None) -> Visitor:
-    """Return the visitor, or end the search: who is stated and not found is nobody."""
+def _visitor_id(stated: object) -> Any:
+    """Return the key of a stated visitor, which a host may have kept instead of the visitor."""
+    if isinstance(stated, Visitor):
+        return stated.pk
+    if isinstance(stated, Model):
+        # Its key would be some visitor's too.
+        raise TypeError(f"Where a visitor is wanted, there is {stated!r}.")
+    return stated or None  # request.affiliate_visitor without a visitor is not None, but empty
+
+
+def _somebody(visitor: Visitor | None, reason: Reason = Reason.NO_VISITOR) -> Visitor:
+    """Return the visitor, or end the search: who is not found is nobody."""
     if visitor is None:
-        raise NotCounted(Reason.NO_VISITOR)
+        raise NotCounted(reason)
     return visitor
 
 

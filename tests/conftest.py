@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import hypothesis
 import pytest
 from django.test import override_settings
 
@@ -14,6 +15,10 @@ DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB
 
 # What is built is looked at by `tox -e package`, which says where it is.
 collect_ignore = [] if "AFFILIATIONS_TEST_DIST" in os.environ else ["test_package.py"]
+
+# Two busy cores are no reason to fail.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 Trigger = tuple[Any, ...]
 not_for_this_database = pytest.StashKey[list[str]]()
@@ -96,6 +101,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     others = [label for name, label in DATABASES.items() if name != DATABASE]
     terminalreporter.section("left out")
     write(f"This run used {DATABASES[DATABASE]}. Not used: {', '.join(others)}.")
+    write("CONTRIBUTING.rst says how to run the tests on them.")
     for name, count in sorted(Counter(config.stash[not_for_this_database]).items()):
         write(f"{count} test(s) that need {DATABASES[name]} were left out.")
     for count, reason in _left_out(terminalreporter):

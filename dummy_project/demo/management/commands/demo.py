@@ -26,7 +26,8 @@ GUIDE = """
   The Admin      {shop}admin/    name {name}, password {password}
 
 Try this:
-  1. Open the partner's site and follow a link to the shop. The shop says whose reader you are.
+  1. Open the partner's site in your browser and follow a link to the shop. The shop says whose
+     reader you are. (Robots are not counted, and curl and headless browsers are taken for such.)
   2. Sign up, order a tea, and pay it at the payment provider.
   3. Watch the partner receive a callback each time, here or at {partner}desk/
   4. Order once more: the payment has ended the referral, and the partner hears nothing. Follow a
@@ -84,10 +85,8 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         """Start the sites, play or wait, and stop them."""
-        # Ended by a supervisor or a closed terminal, or started in the background where Ctrl-C is
-        # ignored: stop the sites all the same.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGINT, _interrupted)
+        signal.signal(signal.SIGTERM, _terminated)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
             if options["once"]:
@@ -141,6 +140,17 @@ class Command(BaseCommand):
     def _say(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
+
+
+def _interrupted(*_: object) -> None:
+    """Stop once: a second Ctrl-C, such as tox passes on, must not keep the sites running."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _terminated(*_: object) -> None:
+    """Stop the sites, too, when a supervisor ends the demo."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _use_database(path: str) -> None:

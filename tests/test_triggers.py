@@ -1,0 +1,764 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import tls
+from asgiref.sync import async_to_sync
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.core.management import call_command
+from django.db import connections, transaction
+from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
+from django.test import Client, RequestFactory, override_settings
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from affiliations import context
+from affiliations.exceptions import Reason
+from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
+from affiliations.models import Callback, Conversion, Visitor
+from affiliations.triggers import acomplete_trigger, complete_trigger, object_created, object_saved
+from tests.arrivals import arrive, referred, request_of
+from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
+from tests.testapp.models import Elsewhere, Newsletter, Order
+from tests.testapp.signals import something_happened
+
+User = get_user_model()
+pytestmark = pytest.mark.django_db
+
+
+def of_ours(queries: CaptureQueriesContext) -> list[str]:
+    return [query["sql"] for query in queries if "affiliations_" in query["sql"]]
+
+
+@pytest.fixture
+def reasons(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    """Say why triggers were not counted, as the log has it, but for the users that tests make."""
+    caplog.set_level(logging.DEBUG, logger="affiliations")
+    yield lambda: [
+        record.args[1]
+        for record in caplog.records
+        if "not counted:" in record.msg and record.args[0] != "User registered"
+    ]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+# What fires, and for whom
+
+
+def test_signing_up_behind_a_partners_link_credits_the_partner_with_the_new_user(
+    client: Client,
+) -> None:
+    # D12: the README's own "User registered" sent the callback and then crashed.
+    partner = PartnerFactory()
+    SubscriptionFactory(partner=partner, trigger="User registered")
+    visitor = arrive(client, partner)
+
+    response = client.post("/sign-up/", {"name": "somebody@shop.example"})
+
+    assert response.status_code == 200
+    conversion = Conversion.objects.get()
+    assert conversion.visitor == visitor
+    assert conversion.partner == partner
+    assert conversion.user == User.objects.get()
+    assert conversion.reference == f"{User._meta.label_lower}:{conversion.user.pk}"
+    visitor.refresh_from_db()
+    assert visitor.user == conversion.user
+    assert visitor.successful_on is not None
+    assert Callback.objects.get().url == f"https://partner.example/cb?v={visitor.pk}"
+
+
+def test_changing_what_was_created_credits_nobody() -> None:
+    order = Order.objects.create(note="before the visit")
+    visitor = referred()
+    with context.binding(request_of(visitor)):
+        order.note = "changed"
+        order.save()
+    assert not Conversion.objects.exists()
+
+
+def test_object_saved_credits_at_a_change_too(wire: Any) -> None:
+    order = Order.objects.create(note="before the visit")
+    wire([("Order changed", post_save, object_saved, Order)])
+    visitor = referred("Order changed")
+    with context.binding(request_of(visitor)):
+        order.save()
+    assert Conversion.objects.get().reference == f"testapp.order:{order.pk}"
+
+
+def test_a_signal_of_the_host_credits_with_whatever_instance_it_sends(wire: Any) -> None:
+    wire([("Something", something_happened, object_saved, None)])
+    visitor = referred("Something", counting="every", closes_referral=False)
+    order = Order.objects.create()
+    with context.binding(request_of(visitor)):
+        something_happened.send(sender=None, instance=order)
+        something_happened.send(sender="anything", instance=Newsletter(pk=7))
+    references = Conversion.objects.order_by("pk").values_list("reference", flat=True)
+    assert list(references) == [f"testapp.order:{order.pk}", "testapp.newsletter:7"]
+
+
+def test_a_deletion_can_be_a_trigger_inside_the_transaction_that_deletes(wire: Any) -> None:
+    wire([("Cancelled", post_delete, object_saved, Order)])
+    visitor = referred("Cancelled")
+    order = Order.objects.create()
+    pk = order.pk
+    with context.binding(request_of(visitor)):
+        order.delete()
+    assert Conversion.objects.get().reference == f"testapp.order:{pk}"
+
+
+def test_a_relation_can_be_a_trigger(wire: Any) -> None:
+    through = User._meta.get_field("groups").remote_field.through
+    wire([("Joined a group", m2m_changed, object_saved, through)])
+    visitor = referred("Joined a group")
+    user = UserFactory()
+    group = User._meta.get_field("groups").related_model.objects.create(name="Club")
+    with context.binding(request_of(visitor)):
+        user.groups.add(group)
+    assert Conversion.objects.get().user == user
+
+
+def test_loading_a_fixture_credits_nobody(tmp_path: Any, wire: Any) -> None:
+    # D26: 0.12 fired at every row that loaddata wrote.
+    wire(
+        [
+            ("Order placed", post_save, object_created, Order),
+            ("Order saved", post_save, object_saved, Order),
+        ]
+    )
+    visitor = referred()
+    SubscriptionFactory(partner=visitor.partner, trigger="Order saved")
+    Order.objects.create(note="in the fixture")
+    fixture = tmp_path / "orders.json"
+    call_command("dumpdata", "testapp.Order", output=fixture, verbosity=0)
+    Order.objects.all().delete()
+    with context.binding(request_of(visitor)):
+        call_command("loaddata", fixture, verbosity=0)
+    assert Order.objects.get().note == "in the fixture"
+    assert not Conversion.objects.exists()
+
+
+def test_two_orders_in_one_request_are_one_conversion_where_a_visitor_counts_once() -> None:
+    # D13: 0.12 called the partner twice and then answered 500.
+    visitor = referred()
+    with context.binding(request_of(visitor)):
+        Order.objects.create()
+        Order.objects.create()
+    assert Conversion.objects.count() == Callback.objects.count() == 1
+
+
+def test_two_orders_in_one_request_are_two_conversions_where_every_order_counts() -> None:
+    visitor = referred(counting="every", closes_referral=False)
+    with context.binding(request_of(visitor)):
+        Order.objects.create()
+        Order.objects.create()
+    assert Conversion.objects.count() == Callback.objects.count() == 2
+
+
+def test_two_triggers_on_one_save_are_one_conversion_each_while_none_closes_the_referral(
+    wire: Any,
+) -> None:
+    # D13
+    wire(
+        [
+            ("Order placed", post_save, object_created, Order),
+            ("Anything saved", post_save, object_saved, Order),
+        ]
+    )
+    visitor = referred("Order placed", closes_referral=False)
+    SubscriptionFactory(partner=visitor.partner, trigger="Anything saved")
+    with context.binding(request_of(visitor)):
+        Order.objects.create()
+    triggers = Conversion.objects.order_by("pk").values_list("trigger", flat=True)
+    assert list(triggers) == ["Order placed", "Anything saved"]
+
+
+def test_of_two_triggers_on_one_save_the_first_that_closes_the_referral_is_the_last(
+    wire: Any, reasons: Any
+) -> None:
+    wire(
+        [
+            ("Order placed", post_save, object_created, Order),
+            ("Anything saved", post_save, object_saved, Order),
+        ]
+    )
+    visitor = referred("Order placed")
+    SubscriptionFactory(partner=visitor.partner, trigger="Anything saved")
+    with context.binding(request_of(visitor)):
+        Order.objects.create()
+    assert Conversion.objects.get().trigger == "Order placed"
+    assert reasons() == [Reason.REFERRAL_CLOSED.value]
+
+
+# Nobody to credit
+
+
+def test_somebody_who_came_by_themselves_signs_up_and_nothing_of_ours_is_asked(
+    client: Client,
+) -> None:
+    # D4: saving a trigger's model with no visitor was a 500; nobody could sign up.
+    with CaptureQueriesContext(connections["default"]) as queries:
+        response = client.post("/sign-up/", {"name": "somebody@shop.example"})
+    assert response.status_code == 200
+    assert User.objects.count() == 1
+    assert of_ours(queries) == []
+    assert not [query for query in queries if "django_session" in query["sql"]]
+    assert not response.has_header("Vary")
+
+
+def test_a_session_without_a_visitor_costs_its_reading_and_nothing_of_ours(client: Client) -> None:
+    # D4
+    session = client.session
+    session["basket"] = [1, 2]
+    session.save()
+    with CaptureQueriesContext(connections["default"]) as queries:
+        response = client.post("/order/")
+    assert response.status_code == 200
+    assert of_ours(queries) == []
+    assert len([query for query in queries if "django_session" in query["sql"]]) == 1
+
+
+@pytest.mark.parametrize("session_middleware", [True, False])
+def test_a_site_without_sessions_goes_on_as_ever(
+    client: Client, settings: Any, session_middleware: bool
+) -> None:
+    if not session_middleware:
+        settings.MIDDLEWARE = ["affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"]
+    referred()
+    assert client.post("/order/").status_code == 200
+    assert not Conversion.objects.exists()
+
+
+def test_a_save_in_a_shell_or_a_worker_credits_nobody_and_asks_nothing() -> None:
+    # D5: it raised RuntimeError.
+    referred()
+    with CaptureQueriesContext(connections["default"]) as queries:
+        Order.objects.create()
+    assert of_ours(queries) == []
+    assert len(queries) == 1
+
+
+def test_a_management_command_can_create_users() -> None:
+    # D5: createsuperuser could not.
+    names = {"email": "boss@shop.example", User.USERNAME_FIELD: "boss@shop.example"}
+    with override_settings(AFFILIATE_ATTRIBUTE_BY_USER=True):
+        call_command("createsuperuser", interactive=False, **names)
+    assert User.objects.get().is_superuser
+
+
+def test_a_referral_that_is_gone_from_the_database_is_nobody(reasons: Any) -> None:
+    request = request_of(VisitorFactory())
+    Visitor.objects.all().delete()
+    assert complete_trigger(request, "Order placed") is None
+    assert reasons() == [Reason.NO_VISITOR.value]
+
+
+@pytest.mark.parametrize("rubbish", ["not a number", "", {"no": "id"}, [1], 10**30, -1, True])
+def test_rubbish_in_the_session_does_not_break_the_hosts_save(rubbish: object) -> None:
+    request = request_of(None)
+    request.session["affiliate_visitor_id"] = rubbish
+    with context.binding(request), transaction.atomic():
+        Order.objects.create()
+    assert Order.objects.count() == 1
+    assert not Conversion.objects.exists()
+
+
+# complete_trigger as a 0.12 custom trigger calls it
+
+
+def test_a_custom_trigger_of_0_12_hands_on_tls_request_and_a_name() -> None:
+    visitor = referred("Newsletter")
+    with context.binding(request_of(visitor)):
+        conversion = complete_trigger(tls.request, "Newsletter")
+    assert conversion == Conversion.objects.get()
+    assert conversion.visitor == visitor
+    assert conversion.reference == ""
+
+
+def test_a_custom_trigger_of_0_12_outside_a_request_credits_nobody(
+    django_assert_num_queries: Any,
+) -> None:
+    with django_assert_num_queries(0):
+        assert complete_trigger(tls.request, "Newsletter") is None
+
+
+async def test_an_async_custom_trigger_outside_a_request_credits_nobody(
+    django_assert_num_queries: Any,
+) -> None:
+    assert await acomplete_trigger(tls.request, "Newsletter") is None
+    assert await acomplete_trigger(None, "Newsletter", instance=Order()) is None
+
+
+def test_a_receiver_of_the_host_gets_the_triggers_name_and_asks_what_it_wants(wire: Any) -> None:
+    def big_order(
+        sender: object, instance: Order, affiliate_trigger_name: str, **kwargs: object
+    ) -> None:
+        if instance.total is not None and instance.total > 100:
+            complete_trigger(tls.request, affiliate_trigger_name, instance=instance)
+
+    wire([("Big order", post_save, big_order, Order)])
+    visitor = referred("Big order")
+    with context.binding(request_of(visitor)):
+        Order.objects.create(total=99)
+        assert not Conversion.objects.exists()
+        Order.objects.create(total=101)
+    assert Conversion.objects.get().trigger == "Big order"
+
+
+def test_an_argument_that_does_not_exist_is_said_at_once() -> None:
+    with pytest.raises(TypeError, match="buyer"):
+        complete_trigger(None, "Order placed", buyer=None)  # type: ignore[call-arg]
+
+
+async def test_an_argument_that_does_not_exist_is_said_at_once_to_async_callers_too() -> None:
+    with pytest.raises(TypeError, match="buyer"):
+        await acomplete_trigger(None, "Order placed", buyer=None)
+
+
+# Whose referral it is
+
+
+def test_a_payment_by_webhook_is_credited_to_the_visitor_that_the_order_keeps(wire: Any) -> None:
+    path = {"visitor": "affiliate_visitor"}
+    wire([("Order paid", something_happened, object_saved, Order, path)])
+    buyer, somebody_else = referred("Order paid"), referred("Order paid")
+    order = Order.objects.create(affiliate_visitor=buyer)
+    with context.binding(request_of(somebody_else)):
+        something_happened.send(sender=Order, instance=order)
+    assert Conversion.objects.get().visitor == buyer
+
+
+def test_a_visitor_is_stated_by_a_path_to_their_id_as_well(wire: Any) -> None:
+    wire([("Order paid", post_save, object_saved, Order, {"visitor": "affiliate_visitor_id"})])
+    visitor = referred("Order paid")
+    Order.objects.create(affiliate_visitor=visitor)  # outside of any request
+    assert Conversion.objects.get().visitor == visitor
+
+
+def test_a_visitor_is_stated_by_a_callable_too(wire: Any) -> None:
+    visitor = referred("Order paid")
+    options = {"visitor": lambda order: visitor if order.note == "referred" else None}
+    wire([("Order paid", post_save, object_created, Order, options)])
+    Order.objects.create(note="by itself")
+    assert not Conversion.objects.exists()
+    Order.objects.create(note="referred")
+    assert Conversion.objects.get().visitor == visitor
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_a_stated_visitor_needs_no_request(by_id: bool) -> None:
+    visitor = referred()
+    conversion = complete_trigger(
+        None, "Order placed", visitor=visitor.pk if by_id else visitor, reference="17"
+    )
+    assert conversion is not None
+    assert conversion.visitor == visitor
+    assert conversion.reference == "17"
+
+
+def test_a_stated_visitor_needs_no_request_in_async_code_either() -> None:
+    visitor = referred()
+    complete = async_to_sync(acomplete_trigger)
+    conversion = complete(None, "Order placed", visitor=visitor, reference="17")
+    assert conversion is not None
+    assert conversion.visitor == visitor
+
+
+def test_a_stated_visitor_wins_over_the_path_and_the_path_over_the_request(wire: Any) -> None:
+    path = {"visitor": "affiliate_visitor"}
+    wire([("Order paid", post_save, object_saved, Newsletter), ("Other", *ORDERS, path)])
+    stated, kept, requests = referred("Other"), referred("Other"), referred("Other")
+    order = Order(pk=1, affiliate_visitor=kept)
+    request = request_of(requests)
+    first = complete_trigger(request, "Other", instance=order, visitor=stated)
+    second = complete_trigger(request, "Other", instance=order)
+    third = complete_trigger(request, "Other")
+    assert [first.visitor, second.visitor, third.visitor] == [stated, kept, requests]
+
+
+ORDERS = (something_happened, object_saved, Order)
+
+
+@pytest.mark.parametrize("by_user", [True, False])
+def test_an_order_that_kept_no_visitor_is_not_credited_to_whoever_opens_it(
+    wire: Any, settings: Any, reasons: Any, by_user: bool
+) -> None:
+    # A stated one that finds nobody ends the search.
+    settings.AFFILIATE_ATTRIBUTE_BY_USER = by_user
+    wire([("Order paid", *ORDERS, {"visitor": "affiliate_visitor"})])
+    visitor = referred("Order paid")
+    user = UserFactory()
+    VisitorFactory(partner=visitor.partner, user=user)
+    with context.binding(request_of(visitor, user)):
+        something_happened.send(sender=Order, instance=Order.objects.create())
+    assert not Conversion.objects.exists()
+    assert reasons() == [Reason.NO_VISITOR.value]
+
+
+def test_a_stated_visitor_who_is_deleted_ends_the_search(reasons: Any) -> None:
+    gone, requests = referred(), referred()
+    pk = gone.pk
+    gone.delete()
+    assert complete_trigger(request_of(requests), "Order placed", visitor=pk) is None
+    assert reasons() == [Reason.NO_VISITOR.value]
+
+
+def test_a_path_that_breaks_off_at_a_missing_relation_states_nobody(
+    wire: Any, reasons: Any
+) -> None:
+    wire([("Order paid", *ORDERS, {"visitor": "affiliate_visitor.partner.visitors.missing"})])
+    visitor = referred("Order paid")
+    with context.binding(request_of(visitor)):
+        something_happened.send(sender=Order, instance=Order())
+    assert reasons() == [Reason.NO_VISITOR.value]
+
+
+def test_a_path_over_a_one_to_one_relation_that_is_not_there_states_nobody(reasons: Any) -> None:
+    class Shop:
+        @property
+        def account(self) -> object:
+            raise Visitor.DoesNotExist
+
+    options = {"visitor": "account.visitor"}
+    with override_settings(AFFILIATE_TRIGGERS=[("Paid", *ORDERS, options)]):
+        assert complete_trigger(request_of(referred("Paid")), "Paid", instance=Shop()) is None
+    assert reasons() == [Reason.NO_VISITOR.value]
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_requests_lazy_visitor_can_be_handed_on(reasons: Any, found: bool) -> None:
+    visitor = referred()
+
+    def view(request: Any) -> Any:
+        return complete_trigger(None, "Order placed", visitor=request.affiliate_visitor)
+
+    middleware = AffiliateVisitorsRegistrationMiddleware(view)
+    conversion = middleware(request_of(visitor if found else None))
+    assert (conversion is not None) == found
+    assert reasons() == ([] if found else [Reason.NO_VISITOR.value])
+
+
+def test_something_else_where_a_visitor_is_wanted_is_said_in_the_log(
+    wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Their keys may be the same number.
+    wire([("Order paid", *ORDERS, {"visitor": "user"})])
+    visitor = referred("Order paid")
+    order = Order(user=User(pk=visitor.pk))
+    assert complete_trigger(None, "Order paid", instance=order) is None
+    assert "Where a visitor is wanted, there is <User" in caplog.text
+
+
+def test_staff_who_save_a_customers_order_are_not_credited_with_it(wire: Any, reasons: Any) -> None:
+    wire([("Order placed", post_save, object_created, Order, {"user": "user"})])
+    staff, customer = UserFactory(), UserFactory()
+    visitor = referred()
+    with context.binding(request_of(visitor, staff)):
+        Order.objects.create(user=customer)
+        Order.objects.create(user=None)
+    assert not Conversion.objects.exists()
+    assert reasons() == [Reason.NOT_THE_BUYER.value] * 2
+
+
+def test_the_buyer_themself_is_credited(wire: Any) -> None:
+    wire([("Order placed", post_save, object_created, Order, {"user": "user"})])
+    customer = UserFactory()
+    visitor = referred()
+    with context.binding(request_of(visitor, customer)):
+        Order.objects.create(user=User.objects.get(pk=customer.pk))
+    assert Conversion.objects.get().user == customer
+
+
+def test_a_stated_buyer_whose_browser_is_not_logged_in_is_credited() -> None:
+    visitor, buyer = referred(), UserFactory()
+    conversion = complete_trigger(request_of(visitor), "Order placed", user=buyer)
+    assert conversion is not None
+    assert conversion.user == buyer
+
+
+def test_a_stated_buyer_is_nobody_without_a_request_unless_the_settings_say_so(
+    settings: Any,
+) -> None:
+    buyer = UserFactory()
+    visitor = referred()
+    Visitor.objects.filter(pk=visitor.pk).update(user=buyer)
+    assert complete_trigger(None, "Order placed", user=buyer) is None
+    settings.AFFILIATE_ATTRIBUTE_BY_USER = True
+    conversion = complete_trigger(None, "Order placed", user=buyer)
+    assert conversion is not None
+    assert conversion.visitor == visitor
+
+
+@pytest.mark.usefixtures("by_user")
+class TestByUser:
+    """AFFILIATE_ATTRIBUTE_BY_USER: the buyer's own referral, whatever browser it came to."""
+
+    @pytest.fixture
+    def by_user(self, settings: Any) -> None:
+        settings.AFFILIATE_ATTRIBUTE_BY_USER = True
+
+    def test_the_latest_open_referral_of_the_buyer_is_credited(self) -> None:
+        buyer = UserFactory()
+        older, latest = (VisitorFactory(user=buyer) for _ in range(2))
+        for visitor in (older, latest):
+            SubscriptionFactory(partner=visitor.partner)
+        VisitorFactory(user=UserFactory())
+        VisitorFactory(user=buyer, closed_on=timezone.now())
+        VisitorFactory(user=buyer, partner__active=False)
+        expired = VisitorFactory(user=buyer)
+        Visitor.objects.filter(pk=older.pk).update(referred_on=timezone.now() - timedelta(days=2))
+        Visitor.objects.filter(pk=expired.pk).update(
+            referred_on=timezone.now() - timedelta(days=31)
+        )
+        conversion = complete_trigger(None, "Order placed", user=buyer)
+        assert conversion is not None
+        assert conversion.visitor == latest
+
+    def test_the_user_who_is_logged_in_is_the_buyer(self) -> None:
+        buyer, visitor = UserFactory(), referred()
+        Visitor.objects.filter(pk=visitor.pk).update(user=buyer)
+        with context.binding(request_of(None, buyer)):
+            Order.objects.create()
+        assert Conversion.objects.get().visitor == visitor
+
+    def test_the_referral_of_this_browser_comes_first(self) -> None:
+        buyer, theirs = UserFactory(), referred()
+        Visitor.objects.filter(pk=theirs.pk).update(user=buyer)
+        here = referred()
+        with context.binding(request_of(here, buyer)):
+            Order.objects.create()
+        assert Conversion.objects.get().visitor == here
+
+    def test_a_closed_referral_of_this_browser_counts_as_absent(self) -> None:
+        buyer, theirs = UserFactory(), referred()
+        Visitor.objects.filter(pk=theirs.pk).update(user=buyer)
+        here = referred()
+        Visitor.objects.filter(pk=here.pk).update(closed_on=timezone.now())
+        with context.binding(request_of(here, buyer)):
+            Order.objects.create()
+        assert Conversion.objects.get().visitor == theirs
+
+    def test_a_buyer_without_any_keeps_the_reason_of_this_browsers(self, reasons: Any) -> None:
+        here = referred()
+        Visitor.objects.filter(pk=here.pk).update(closed_on=timezone.now())
+        assert complete_trigger(request_of(here, UserFactory()), "Order placed") is None
+        assert reasons() == [Reason.REFERRAL_CLOSED.value]
+
+    def test_staff_who_save_a_customers_order_credit_the_customers_referral(
+        self, wire: Any
+    ) -> None:
+        wire([("Order placed", post_save, object_created, Order, {"user": "user"})])
+        customer, visitor = UserFactory(), referred()
+        Visitor.objects.filter(pk=visitor.pk).update(user=customer)
+        with context.binding(request_of(referred(), UserFactory())):
+            Order.objects.create(user=customer)
+        assert Conversion.objects.get().visitor == visitor
+
+    def test_a_stated_buyer_without_referral_ends_the_search(self, reasons: Any) -> None:
+        staff = UserFactory()
+        VisitorFactory(user=staff)
+        request = request_of(None, staff)
+        assert complete_trigger(request, "Order placed", user=UserFactory()) is None
+        assert complete_trigger(None, "Order placed", user=UserFactory()) is None
+        assert reasons() == [Reason.NOT_THE_BUYER.value, Reason.NO_VISITOR.value]
+
+    def test_nobody_in_particular_has_no_referral(self, reasons: Any) -> None:
+        VisitorFactory(user=None)
+        Order.objects.create()
+        assert reasons() == [Reason.NO_VISITOR.value]
+
+
+# Who bought
+
+
+def test_the_request_s_user_is_the_buyer_where_none_is_stated() -> None:
+    visitor, user = referred(), UserFactory()
+    with context.binding(request_of(visitor, user)):
+        Order.objects.create()
+    assert Conversion.objects.get().user == user
+
+
+def test_a_stated_buyer_comes_before_the_path_and_the_path_before_the_request(wire: Any) -> None:
+    wire([("Order placed", post_save, object_created, Order, {"user": "user"})])
+    stated, kept = UserFactory(), UserFactory()
+    order = Order(pk=1, user=kept)
+    first = complete_trigger(None, "Order placed", instance=order, visitor=referred(), user=stated)
+    second = complete_trigger(None, "Order placed", instance=order, visitor=referred())
+    assert [first.user, second.user] == [stated, kept]
+
+
+def test_somebody_who_registers_others_is_the_buyer_themself() -> None:
+    # Rule 10: the request's user comes before the instance.
+    visitor = referred("User registered")
+    agent = UserFactory()
+    with context.binding(request_of(visitor, agent)):
+        UserFactory()
+    assert Conversion.objects.get().user == agent
+
+
+def test_an_anonymous_buyer_may_be_stated_as_the_request_has_them() -> None:
+    visitor = referred()
+    conversion = complete_trigger(request_of(visitor), "Order placed", user=AnonymousUser())
+    assert conversion is not None
+    assert conversion.user is None
+
+
+def test_an_id_where_a_user_is_wanted_is_said_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    visitor, user = referred(), UserFactory()
+    request = request_of(visitor, user)
+    assert complete_trigger(request, "Order placed", user=user.pk) is None
+    assert f"Where a user is wanted, trigger “Order placed” has {user.pk!r}." in caplog.text
+
+
+def test_a_user_who_is_about_to_be_saved_is_not_yet_the_buyer(wire: Any) -> None:
+    wire([("User registers", pre_save, object_saved, User)])
+    visitor = referred("User registers")
+    with context.binding(request_of(visitor)):
+        UserFactory()
+    conversion = Conversion.objects.get()
+    assert conversion.user is None
+
+
+# Reference, amount, currency
+
+
+def test_the_fifth_item_states_reference_amount_and_currency(wire: Any) -> None:
+    options = {"reference": "note", "amount": "total", "currency": "currency"}
+    wire([("Order placed", post_save, object_created, Order, options)])
+    visitor = referred()
+    with context.binding(request_of(visitor)):
+        Order.objects.create(note="A-17", total=Decimal("19.90"), currency="EUR")
+    conversion = Conversion.objects.get()
+    assert conversion.reference == "A-17"
+    assert conversion.amount == Decimal("19.90")
+    assert conversion.currency == "EUR"
+
+
+def test_arguments_come_before_the_fifth_item(wire: Any) -> None:
+    options = {"reference": "note", "amount": "total", "currency": "currency"}
+    wire([("Order placed", post_save, object_created, Newsletter), ("Paid", *ORDERS, options)])
+    conversion = complete_trigger(
+        None,
+        "Paid",
+        instance=Order(pk=1, note="A-17", total=Decimal("19.90"), currency="EUR"),
+        visitor=referred("Paid"),
+        reference=18,
+        amount="5.00",
+        currency="USD",
+    )
+    assert conversion is not None
+    assert conversion.reference == "18"
+    assert conversion.amount == Decimal("5.00")
+    assert conversion.currency == "USD"
+
+
+def test_a_reference_of_nothing_falls_back_on_the_instance(wire: Any) -> None:
+    wire([("Order placed", *ORDERS, {"reference": "affiliate_visitor.click_id"})])
+    conversion = complete_trigger(None, "Order placed", instance=Order(pk=17), visitor=referred())
+    assert conversion is not None
+    assert conversion.reference == "testapp.order:17"
+
+
+def test_an_instance_without_a_key_gives_no_reference() -> None:
+    conversion = complete_trigger(None, "Order placed", instance=Order(), visitor=referred())
+    assert conversion is not None
+    assert conversion.reference == ""
+
+
+def test_an_instance_that_is_no_model_gives_no_reference() -> None:
+    conversion = complete_trigger(None, "Order placed", instance=object(), visitor=referred())
+    assert conversion is not None
+    assert conversion.reference == ""
+
+
+def test_an_option_that_raises_does_not_break_the_hosts_save(
+    wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire([("Order placed", post_save, object_created, Order, {"amount": lambda order: 1 / 0})])
+    visitor = referred()
+    with context.binding(request_of(visitor)), transaction.atomic():
+        Order.objects.create()
+    assert Order.objects.count() == 1
+    assert "ZeroDivisionError" in caplog.text
+    assert "“Order placed”" in caplog.text
+
+
+# Objects in another database
+
+
+@pytest.mark.django_db(databases=["default", "other"], transaction=True)
+class TestAnotherDatabase:
+    """What the trigger is about is kept in the database "other", conversions in "default"."""
+
+    @pytest.fixture(autouse=True)
+    def _wired(self, wire: Any) -> None:
+        wire([("Something", post_save, object_created, Elsewhere)])
+
+    def test_it_waits_for_that_commit(self) -> None:
+        visitor = referred("Something")
+        with context.binding(request_of(visitor)):
+            with transaction.atomic(using="other"):
+                something = Elsewhere.objects.create()
+                assert not Conversion.objects.exists()
+            assert Conversion.objects.get().reference == f"testapp.elsewhere:{something.pk}"
+
+    def test_it_is_nothing_where_that_rolls_back(self) -> None:
+        visitor = referred("Something")
+        with context.binding(request_of(visitor)), transaction.atomic(using="other"):
+            Elsewhere.objects.create()
+            transaction.set_rollback(True, using="other")
+        assert not Elsewhere.objects.exists()
+        assert not Conversion.objects.exists()
+        visitor.refresh_from_db()
+        assert visitor.closed_on is None
+
+    def test_a_savepoint_of_it_that_rolls_back_takes_its_own_along(self) -> None:
+        visitor = referred("Something", counting="every", closes_referral=False)
+        with context.binding(request_of(visitor)), transaction.atomic(using="other"):
+            kept = Elsewhere.objects.create()
+            with transaction.atomic(using="other"):
+                Elsewhere.objects.create()
+                transaction.set_rollback(True, using="other")
+        assert Conversion.objects.get().reference == f"testapp.elsewhere:{kept.pk}"
+
+    def test_it_is_credited_at_once_where_no_transaction_is_open(self) -> None:
+        visitor = referred("Something")
+        with context.binding(request_of(visitor)):
+            Elsewhere.objects.create()
+        assert Conversion.objects.count() == 1
+
+    def test_it_belongs_to_the_transaction_of_ours_that_is_open_at_that_commit(self) -> None:
+        visitor = referred("Something")
+        with context.binding(request_of(visitor)), transaction.atomic():
+            with transaction.atomic(using="other"):
+                Elsewhere.objects.create()
+            assert Conversion.objects.count() == 1
+            transaction.set_rollback(True)
+        assert not Conversion.objects.exists()
+
+    def test_a_failure_of_ours_then_is_only_logged(
+        self, wire: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options = {"amount": lambda instance: 1 / 0}
+        wire([("Something", post_save, object_created, Elsewhere, options)])
+        visitor = referred("Something")
+        with context.binding(request_of(visitor)), transaction.atomic(using="other"):
+            Elsewhere.objects.create()
+        assert Elsewhere.objects.count() == 1
+        assert "ZeroDivisionError" in caplog.text
+
+    def test_nobody_to_credit_leaves_nothing_to_do_at_commit(self) -> None:
+        with transaction.atomic(using="other"):
+            Elsewhere.objects.create()
+            assert connections["other"].run_on_commit == []
+
+
+def test_request_factory_requests_without_session_or_user_credit_nobody() -> None:
+    assert complete_trigger(RequestFactory().get("/"), "Order placed") is None
