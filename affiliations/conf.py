@@ -14,7 +14,6 @@ from typing import Any, cast
 from django.conf import settings as django_settings
 from django.utils.module_loading import import_string
 
-
 # The example schedule of Standard Webhooks: at once, 5 s, 5 min, 30 min, then 2 h to 24 h.
 _RETRY_SCHEDULE = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 

@@ -13,7 +13,7 @@ from affiliations.callbacks import delivery
 try:
     from django.tasks import task
 except ImportError:  # Django 5.2
-    from django_tasks import task
+    from django_tasks import task  # type: ignore[no-redef]
 
 
 @task

@@ -53,7 +53,7 @@ def claim(
         Callback.objects.due(now).filter(pk__in=picked).update(
             lease_token=token,
             next_attempt_on=now + settings.callback_lease,
-            # From here the attempt counts: a callback that kills whoever sends it ends all the same.
+            # From here the attempt counts, so that one that kills whoever sends it ends as well.
             attempt_count=F("attempt_count") + 1,
         )
     claimed = Callback.objects.filter(pk__in=picked, lease_token=token)

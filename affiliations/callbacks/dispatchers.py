@@ -25,6 +25,7 @@ from affiliations.models import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 logger = logging.getLogger("affiliations")
 
@@ -92,7 +93,9 @@ class _Sender:
         try:
             self.courier.run(rest=self.rest)
         except Exception:
-            logger.exception("The thread that sends callbacks has ended; the next commit starts it.")
+            logger.exception(
+                "The thread that sends callbacks has ended; the next commit starts it."
+            )
         finally:
             connections.close_all()
 
@@ -106,8 +109,9 @@ class _Sender:
 
     def until_next(self) -> float:
         """Return the seconds until the next attempt that is planned."""
-        planned = Callback.objects.queued().aggregate(Min("next_attempt_on"))
-        if (next_on := planned["next_attempt_on__min"]) is None:
+        planned = Callback.objects.queued().aggregate(next=Min("next_attempt_on"))
+        next_on: datetime | None = planned["next"]
+        if next_on is None:
             return self.LOOK
         return min(max((next_on - timezone.now()).total_seconds(), 0), self.LOOK)
 
@@ -128,5 +132,9 @@ def _begin_anew() -> None:
     _sender = _Sender()
 
 
+def _finish() -> None:
+    _sender.finish()
+
+
 os.register_at_fork(after_in_child=_begin_anew)
-atexit.register(lambda: _sender.finish())
+atexit.register(_finish)

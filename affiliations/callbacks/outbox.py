@@ -10,7 +10,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from django.db import transaction
+from django.db import router, transaction
+from django.db.models import F, Max, Q
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from affiliations import placeholders
@@ -30,15 +32,14 @@ def queue(conversion: Conversion, subscriptions: Iterable[Subscription]) -> list
     partner which visitor is meant is written as cancelled, with the reason.
     """
     callbacks = [
-        _callback(conversion, subscription)
+        _callback(conversion, subscription, event=Callback.Event.CONVERSION)
         for subscription in subscriptions
         if subscription.callback_url
     ]
     for callback in callbacks:
         # One by one, nearly always one: MySQL gives no keys back from a bulk insert.
         callback.save(force_insert=True)
-    if waiting := [row.pk for row in callbacks if row.status == Callback.Status.QUEUED]:
-        transaction.on_commit(partial(_hand_over, waiting), using=conversion._state.db, robust=True)
+    _hand_over_after_commit(callbacks)
     return callbacks
 
 
@@ -80,7 +81,7 @@ def resend_anew(callback: Callback) -> Callback:
         raise ValueError("a test callback cannot be sent again, only made anew")
     with transaction.atomic(using=router.db_for_write(Callback)):
         # Of one conversion, so that two who ask at once come one after the other.
-        Conversion.objects.select_for_update().get(pk=callback.conversion_id)
+        Conversion.objects.select_for_update().get(pk=callback.conversion.pk)
         editions = Callback.objects.filter(
             conversion=callback.conversion_id,
             subscription=callback.subscription_id,
@@ -107,19 +108,20 @@ def _hand_over(callback_ids: Sequence[int]) -> None:
     settings.callback_dispatcher(callback_ids)
 
 
-def _callback(conversion: Conversion, subscription: Subscription) -> Callback:
+def _callback(conversion: Conversion, subscription: Subscription, *, event: str) -> Callback:
     """Make the row that tells of ``conversion``, with its URL rendered once and for ever."""
     callback = Callback(
         conversion=conversion,
         subscription=subscription,
         partner=conversion.partner,
+        event=event,
         url=subscription.callback_url,
         created_on=conversion.created_on,
         next_attempt_on=conversion.created_on,
     )
     if subscription.callbacks_suspended_on is not None:
         callback.status = Callback.Status.HELD
-    values = _values(callback)
+    values = _values(callback, conversion)
     if not placeholders.identifies(subscription.callback_url, values):
         return _cancelled(callback, _("The visitor came without a click id."))
     try:
@@ -135,9 +137,8 @@ def _cancelled(callback: Callback, reason: str) -> Callback:
     return callback
 
 
-def _values(callback: Callback) -> dict[str, object]:
+def _values(callback: Callback, conversion: Conversion) -> dict[str, object]:
     """Return what stands for each placeholder in this callback; a missing one is empty."""
-    conversion = callback.conversion
     visitor = conversion.visitor
     return {
         "visitor_id": visitor.pk,

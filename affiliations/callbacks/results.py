@@ -77,7 +77,9 @@ def record(sent: Sequence[Sent]) -> None:
     in_order = sorted(sent, key=lambda one: one.callback.pk)
     delivered = [one.callback for one in in_order if one.result.delivered]
     with transaction.atomic(using=_database()):
-        CallbackAttempt.objects.bulk_create([one.attempt for one in in_order], ignore_conflicts=True)
+        CallbackAttempt.objects.bulk_create(
+            [one.attempt for one in in_order], ignore_conflicts=True
+        )
         _record_delivered(delivered, now)
         for one in in_order:
             if not one.result.delivered:
@@ -118,7 +120,9 @@ def resume(subscription: Subscription) -> int:
 def delay(attempt: int, result: Result) -> timedelta:
     """Return how long to wait after attempt number ``attempt`` has failed with ``result``."""
     schedule = settings.callback_retry_schedule
-    backoff = schedule[min(attempt, len(schedule) - 1)] * random.uniform(1 - _JITTER, 1 + _JITTER)
+    # Not all at once when a partner is back.
+    jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- nobody guards a secret here
+    backoff = schedule[min(attempt, len(schedule) - 1)] * jitter
     if result.status_code not in _BUSY:
         return backoff
     return max(backoff, min(_retry_after(result.retry_after), LONGEST_RETRY_AFTER))
@@ -139,7 +143,7 @@ def _database() -> str:
 
 
 def _mine(callback: Callback) -> QuerySet[Callback]:
-    """The row, as long as it is waiting and the lease has not passed to another."""
+    """Keep the row as long as it is waiting and the lease has not passed to another."""
     return Callback.objects.queued().filter(pk=callback.pk, lease_token=callback.lease_token)
 
 
@@ -219,6 +223,4 @@ def _suspend(subscription_ids: Iterable[int], now: datetime) -> None:
 def _tell(signal: Signal, **what: Callback | Subscription) -> None:
     """Send a signal once the recording is committed."""
     (instance,) = what.values()
-    transaction.on_commit(
-        partial(signal.send_robust, type(instance), **what), using=_database()
-    )
+    transaction.on_commit(partial(signal.send_robust, type(instance), **what), using=_database())

@@ -30,6 +30,7 @@ from typing import Any
 from urllib.parse import urldefrag, urljoin
 
 import requests
+from certifi import where
 from requests.adapters import HTTPAdapter
 from requests_hardened.ip_filter import InvalidIPAddress, filter_host
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -194,11 +195,7 @@ class _Adapter(HTTPAdapter):
 @cache
 def _tls_context() -> ssl.SSLContext:
     # trust_env is off, but a site behind its own authority says so by these, as to all of requests.
-    bundle = (
-        os.environ.get("REQUESTS_CA_BUNDLE")
-        or os.environ.get("CURL_CA_BUNDLE")
-        or requests.certs.where()
-    )
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or where()
     if Path(bundle).is_dir():
         return ssl.create_default_context(capath=bundle)
     return ssl.create_default_context(cafile=bundle)
@@ -250,6 +247,7 @@ class _Connecting(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         call, failure = _thread.call, OSError("the name has no address")
+        timeout = self.timeout or float("inf")
         try:
             addresses = list(_addresses(self._dns_host, self.port))
         except socket.gaierror as error:
@@ -259,14 +257,14 @@ class _Connecting(HTTPConnection):
             try:
                 for option in self.socket_options or ():
                     connection.setsockopt(*option)
-                connection.settimeout(call.limit(self.timeout))
+                connection.settimeout(call.limit(timeout))
                 connection.connect(address)
             except OSError as error:
                 connection.close()
                 failure = error
             else:
                 # The handshake of TLS, which comes next, is one wait as well.
-                connection.settimeout(call.limit(self.timeout))
+                connection.settimeout(call.limit(timeout))
                 return connection
         if isinstance(failure, TimeoutError):
             raise ConnectTimeoutError(self, f"no connection to {self.host} in time") from failure

@@ -34,6 +34,12 @@ class Migration(migrations.Migration):
             field=models.DateTimeField(null=True, editable=False),
         ),
         migrations.AddField(
+            model_name="partner",
+            name="signing_secret",
+            # Without default: all rows would get the same. 0003 gives each its own.
+            field=models.CharField(default="", editable=False, max_length=64),
+        ),
+        migrations.AddField(
             model_name="subscription",
             name="active",
             field=models.BooleanField(

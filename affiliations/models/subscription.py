@@ -84,12 +84,8 @@ class Subscription(models.Model):
         help_text=_("After this conversion nothing else of the same visitor is counted."),
     )
 
-    failure_count = models.PositiveIntegerField(
-        _("failures in a row"), default=0, editable=False
-    )
-    failing_since = models.DateTimeField(
-        _("failing since"), null=True, blank=True, editable=False
-    )
+    failure_count = models.PositiveIntegerField(_("failures in a row"), default=0, editable=False)
+    failing_since = models.DateTimeField(_("failing since"), null=True, blank=True, editable=False)
     callbacks_suspended_on = models.DateTimeField(
         _("callbacks suspended on"),
         null=True,
