@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
-from django.db import models
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.db import DataError, models
+from django.urls import get_script_prefix
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -26,11 +28,23 @@ from affiliations.models import (
 )
 
 if TYPE_CHECKING:
+    from django.contrib.admin.views.main import ChangeList
     from django.http import HttpRequest
 
-_HTTPS: Mapping[type[models.Field[Any, Any]], Mapping[str, Any]] = {
-    models.URLField: {"assume_scheme": "https"}
+_URLS: Mapping[type[models.Field[Any, Any]], Mapping[str, Any]] = {
+    models.URLField: {
+        "assume_scheme": "https",
+        # Not the Admin's own, which adds a link: a click would call the partner.
+        "widget": forms.URLInput(attrs={"class": "vURLField"}),
+    }
 }
+
+
+def _shown(trigger: str) -> str:
+    """Return the name of a trigger, marked where it can never fire."""
+    if trigger in {entry[0] for entry in settings.triggers}:
+        return trigger
+    return gettext("%(name)s (no longer in the settings)") % {"name": trigger}
 
 
 class SubscriptionForm(forms.ModelForm):
@@ -42,13 +56,17 @@ class SubscriptionForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names = list(dict.fromkeys(entry[0] for entry in settings.triggers))
-        choices = [("", "---------"), *((name, name) for name in names)]
-        if (kept := self.instance.trigger) and kept not in names:
-            choices.append((kept, gettext("%(name)s (no longer in the settings)") % {"name": kept}))
         if "trigger" in self.fields:  # not where somebody may only look
+            names = [entry[0] for entry in settings.triggers]
+            if self.instance.trigger:
+                names.append(self.instance.trigger)
             self.fields["trigger"] = forms.ChoiceField(
-                label=self.fields["trigger"].label, choices=choices
+                label=self.fields["trigger"].label,
+                help_text=self.fields["trigger"].help_text,
+                choices=[
+                    ("", "---------"),
+                    *((name, _shown(name)) for name in dict.fromkeys(names)),
+                ],
             )
 
 
@@ -64,13 +82,33 @@ class SubscriptionFormSet(forms.BaseInlineFormSet):
             trigger = data.get("trigger")
             if not trigger or data.get("DELETE"):
                 continue
-            if trigger in seen and not form.has_error("trigger"):
+            chosen = form.has_changed() and "trigger" in form.changed_data
+            if trigger in seen and chosen and not form.has_error("trigger"):
                 form.add_error("trigger", gettext("This partner subscribes to this trigger twice."))
             seen.add(trigger)
 
 
-class FactAdmin(admin.ModelAdmin):
+class ListAdmin(admin.ModelAdmin):
+    """Something whose list answers whatever stands in its address."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """Send who asks for what no database can answer back to the whole list, as Django does."""
+        try:
+            return super().get_changelist_instance(request)
+        except (DataError, OverflowError, ValueError) as error:
+            raise IncorrectLookupParameters(error) from error
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: models.QuerySet, search_term: str
+    ) -> tuple[models.QuerySet, bool]:
+        """Search without NULs, which lists refuse and an autocomplete of the host does not."""
+        return super().get_search_results(request, queryset, search_term.replace("\0", ""))
+
+
+class FactAdmin(ListAdmin):
     """Something that has happened: to be looked at, never to be made or changed by hand."""
+
+    show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Refuse: facts come about by themselves."""
@@ -91,47 +129,100 @@ class SubscriptionInline(admin.StackedInline):
     model = Subscription
     form = SubscriptionForm
     formset = SubscriptionFormSet
-    formfield_overrides = _HTTPS
+    formfield_overrides = _URLS
     extra = 0
 
 
 @admin.register(Partner)
-class PartnerAdmin(admin.ModelAdmin):
+class PartnerAdmin(ListAdmin):
     """Partners, with the link to hand over and what they subscribe to."""
 
-    list_display = ["name", "uid", "active", "created_on"]
+    list_display = ["name", "active", "uid", "tracking_link", "created_on"]
     list_filter = ["active"]
     search_fields = ["name", "uid"]
-    fields = ["name", "active", "uid", "tracking_link", "created_on"]
+    ordering = ["name"]
     readonly_fields = ["uid", "tracking_link", "created_on"]
+    fieldsets = [
+        (None, {"fields": ["name", "active", "created_on"]}),
+        (
+            _("For the partner"),
+            {
+                "fields": ["uid", "tracking_link"],
+                "description": _(
+                    "The link leads to the front page. For any other page put the part from “?” "
+                    "behind its address, or “&” in place of “?” where the address has one."
+                ),
+            },
+        ),
+    ]
     inlines = [SubscriptionInline]
 
-    def get_object(
-        self, request: HttpRequest, object_id: str, from_field: str | None = None
-    ) -> Partner | None:
-        """Return the partner, knowing where this site is, for the link."""
-        partner = super().get_object(request, object_id, from_field)
-        if partner is not None:
-            partner.site = request.build_absolute_uri("/")
-        return partner
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet:
+        """Return the partners, each knowing where this site is, for the link."""
+        site = request.build_absolute_uri(get_script_prefix())
+        partners: models.QuerySet = super().get_queryset(request).annotate(site=models.Value(site))
+        return partners
+
+    def get_fieldsets(self, request: HttpRequest, obj: Partner | None = None) -> Any:
+        """Leave out, while a partner is new, what only a saved one has."""
+        return self.fieldsets if obj else self.fieldsets[:1]
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
+        """Keep whoever has sent visitors; say so, rather than list the visitors."""
+        kept = [
+            gettext(
+                "%(partner)s has sent visitors, who are kept. Make the partner inactive instead."
+            )
+            % {"partner": partner}
+            for partner in objs
+            if partner.visitors.exists()
+        ]
+        return ([], {}, set(), kept) if kept else super().get_deleted_objects(objs, request)
 
     @admin.display(description=_("tracking link"))
-    def tracking_link(self, partner: Partner) -> str:
+    def tracking_link(self, partner: Any) -> str:
         """Return the link that the partner is to use."""
-        return partner.link(getattr(partner, "site", "/")) if partner.pk else "-"
+        return str(partner.link(partner.site))
 
 
 @admin.register(Subscription)
-class SubscriptionAdmin(admin.ModelAdmin):
+class SubscriptionAdmin(ListAdmin):
     """Subscriptions of all partners."""
 
     form = SubscriptionForm
-    formfield_overrides = _HTTPS
-    list_display = ["trigger", "partner", "callback_url", "active"]
-    list_filter = ["active", "trigger"]
+    formfield_overrides = _URLS
+    list_display = ["trigger_name", "partner", "url", "active"]
+    list_filter = ["active", "trigger", "partner"]
     list_select_related = ["partner"]
     search_fields = ["trigger", "callback_url", "partner__name"]
-    autocomplete_fields = ["partner"]
+    ordering = ["partner__name", "trigger"]
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
+        """Keep what has counted conversions; say so, rather than list the conversions."""
+        kept = [
+            gettext(
+                "%(subscription)s has counted conversions, which are kept. "
+                "Make the subscription inactive instead."
+            )
+            % {"subscription": subscription}
+            for subscription in objs
+            if subscription.conversions.exists() or subscription.callbacks.exists()
+        ]
+        return ([], {}, set(), kept) if kept else super().get_deleted_objects(objs, request)
+
+    @admin.display(description=_("trigger"), ordering="trigger")
+    def trigger_name(self, subscription: Subscription) -> str:
+        """Return the trigger, marked where the settings do not have it."""
+        return _shown(subscription.trigger)
+
+    @admin.display(description=_("callback URL"), ordering="callback_url")
+    def url(self, subscription: Subscription) -> str:
+        """Return the URL as text: a click would call the partner, with the placeholders in it."""
+        return subscription.callback_url
 
 
 @admin.register(Visitor)
@@ -141,8 +232,9 @@ class VisitorAdmin(FactAdmin):
     list_display = ["id", "partner", "user", "referred_on", "entry_point", "successful_on"]
     list_filter = ["partner", "referred_on", "successful_on"]
     list_select_related = ["partner", "user"]
-    search_fields = ["click_id", "entry_point"]
+    search_fields = ["=id", "click_id", "entry_point"]
     date_hierarchy = "referred_on"
+    readonly_fields = ["referred_on"]
 
 
 @admin.register(Conversion)
@@ -183,10 +275,10 @@ class CallbackAttemptInline(admin.TabularInline):
 class CallbackAdmin(FactAdmin):
     """What partners were told, and how each attempt at it ended."""
 
-    list_display = ["id", "subscription", "event", "status", "attempt_count", "created_on",
-                    "delivered_on"]  # fmt: skip
+    list_display = ["id", "subscription__partner", "subscription", "event", "status",
+                    "attempt_count", "created_on", "delivered_on"]  # fmt: skip
     list_filter = ["status", "subscription__partner", "created_on"]
-    list_select_related = ["subscription"]
+    list_select_related = ["subscription__partner"]
     search_fields = ["url", "webhook_id"]
     date_hierarchy = "created_on"
     inlines = [CallbackAttemptInline]

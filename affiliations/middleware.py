@@ -113,7 +113,8 @@ class Landing:
         if not raw or request.method not in ("GET", "HEAD"):
             return None
         keys = settings.query_string_keys
-        if "%" not in raw and "+" not in raw and not any(key in raw for key in keys):
+        is_plain = raw.isascii() and "%" not in raw and "+" not in raw
+        if is_plain and not any(key in raw for key in keys):
             return None
         # WSGI shows the bytes as Latin-1, Django's ASGI handler has decoded them as UTF-8.
         query = raw.encode("utf-8" if isinstance(request, ASGIRequest) else "latin-1", "replace")
@@ -173,7 +174,11 @@ class Landing:
 
     def _location(self) -> str:
         """Return the path and query to go on to: this site's own, whatever the path begins with."""
-        path = escape_leading_slashes(escape_uri_path(self.request.path))
+        path, prefix = self.request.path, self.request.META.get("SCRIPT_NAME", "").rstrip("/")
+        if not f"{path}/".startswith(f"{prefix}/"):
+            path = prefix + path  # Under ASGI Django does not give back what the proxy took off.
+        # A request line may hold a whole URL, and a server hand it on as the path.
+        path = escape_leading_slashes(escape_uri_path(f"/{path.removeprefix('/')}"))
         if not self.left:
             return path
         left = self._CONTROLS.sub(lambda match: b"%%%02X" % match[0][0], self.left)

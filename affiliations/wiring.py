@@ -8,13 +8,18 @@ stops the start-up, and all of it is told at once, with the lines to write.
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
 from django.apps import apps
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
+from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
 from django.utils.inspect import func_accepts_kwargs
 from django.utils.module_loading import import_string
@@ -31,8 +36,8 @@ AFFILIATE_TRIGGERS = [
         "User registered",  # the name that staff see
         "django.db.models.signals.post_save",  # the signal
         "affiliations.triggers.object_created",  # the receiver
-        AUTH_USER_MODEL,  # the sender: "app.Model", a dotted path, an object, or None
-        {"reference": "pk"},  # may be left out: paths of visitor, user, reference, amount, currency
+        "{user}",  # the sender: "app.Model", a dotted path, an object, or None
+        {{"reference": "pk"}},  # may be left out: paths of {options}
     ),
 ]"""
 
@@ -92,13 +97,11 @@ def read() -> list[Trigger]:
     try:
         entries = settings.triggers
     except AttributeError:
-        raise ImproperlyConfigured(
-            f"AFFILIATE_TRIGGERS is missing. Write, for example:\n{_EXAMPLE}"
-        ) from None
+        raise _misconfigured("AFFILIATE_TRIGGERS is missing. Write, for example:") from None
     if not isinstance(entries, list | tuple) or any(isinstance(entry, str) for entry in entries):
-        raise ImproperlyConfigured(
-            "AFFILIATE_TRIGGERS must be a list with a tuple for each trigger. "
-            f"Write, for example:\n{_EXAMPLE}"
+        raise _misconfigured(
+            f"AFFILIATE_TRIGGERS is {entries!r}, but must be a list with a tuple for each trigger. "
+            "Write, for example:"
         )
     triggers: list[Trigger] = []
     mistakes: list[str] = []
@@ -113,17 +116,24 @@ def read() -> list[Trigger]:
             triggers.append(trigger)
     if mistakes:
         listed = "\n".join(f"- {mistake}" for mistake in mistakes)
-        raise ImproperlyConfigured(
+        raise _misconfigured(
             f"AFFILIATE_TRIGGERS has triggers that could not fire:\n{listed}\n"
-            f"Each is written like this:\n{_EXAMPLE}"
+            "Each is written like this:"
         )
     return triggers
+
+
+def _misconfigured(what: str) -> ImproperlyConfigured:
+    """Make the error that says ``what``, with lines below it that can be copied as they are."""
+    example = _EXAMPLE.format(user=django_settings.AUTH_USER_MODEL, options=", ".join(OPTIONS))
+    return ImproperlyConfigured(f"{what}\n{example}")
 
 
 def _read_entry(entry: object) -> tuple[Trigger | None, list[str]]:
     """Return the trigger that an entry describes, ``None`` where it has mistakes, and these."""
     if not isinstance(entry, list | tuple) or len(entry) not in (4, 5):
-        return None, [f"which is {entry!r}: it must be a tuple of four items, or five"]
+        items_ = "(name, signal, receiver, sender), and options behind these if need be"
+        return None, [f"which is {entry!r}: it must be a tuple of {items_}"]
     mistakes: list[str] = []
     items: list[Any] = []
     readers = (_read_name, _read_signal, _read_receiver, _read_sender)
@@ -135,6 +145,11 @@ def _read_entry(entry: object) -> tuple[Trigger | None, list[str]]:
             items.append(None)
     options = entry[4] if len(entry) == 5 else {}
     mistakes += [f"item 5, the options: {wrong}" for wrong in _wrong_options(options, items[3])]
+    if isinstance(items[1], ModelSignal) and not (items[3] is None or _is_model(items[3])):
+        mistakes.append(
+            f"item 4, the sender: {items[3]!r} is no model, and nothing else sends that signal. "
+            'Write "app.Model", or None for all models'
+        )
     return (None if mistakes else Trigger._make([*items, options])), mistakes
 
 
@@ -159,7 +174,7 @@ def _read_receiver(value: object) -> Callable[..., Any]:
     if not callable(receiver):
         raise _Mistake(f"the receiver: {value!r} cannot be called")
     if not func_accepts_kwargs(receiver):
-        raise _Mistake(f"the receiver: {value!r} must accept keyword arguments (**kwargs)")
+        raise _Mistake(f"the receiver: {value!r} must accept **kwargs, as all receivers must")
     return receiver
 
 
@@ -180,15 +195,30 @@ def _imported(value: object, what: str, *, models: bool = False) -> object:
     """Return what a text leads to, ``"app.Model"`` first where models may be meant."""
     if not isinstance(value, str):
         return value
+    reasons: list[object] = []
     if models and value.count(".") == 1:
         try:
             return apps.get_model(value)
-        except LookupError:
-            pass  # may be a module with an object in it
+        except LookupError as error:  # may be a module with an object in it
+            reasons.append(error)
     try:
         return import_string(value)
     except ImportError as error:
-        raise _Mistake(f"{what}: cannot import {value!r} ({error})") from error
+        reasons.append(error)
+    except Exception as error:  # whatever a module may do when it is imported
+        reasons.append(f"{type(error).__name__}: {error}")
+    told = "; ".join(str(reason).rstrip(".") for reason in reasons)
+    raise _Mistake(f"{what}: cannot find {value!r} ({told}){_meant(value, models=models)}")
+
+
+def _meant(value: str, *, models: bool) -> str:
+    """Ask whether something was meant that is spelt nearly like ``value``."""
+    place, _, name = value.rpartition(".")
+    known = [model.__name__ for model in apps.get_models() if model._meta.app_label == place]
+    if not (models and known):
+        known = dir(sys.modules.get(place))
+    close = get_close_matches(name, known, n=1)
+    return f". Did you mean '{place}.{close[0]}'?" if place and close else ""
 
 
 def _wrong_options(options: object, sender: object) -> Iterator[str]:
@@ -204,7 +234,10 @@ def _wrong_options(options: object, sender: object) -> Iterator[str]:
             if not _PATH.fullmatch(path):
                 yield f"{key!r}: {path!r} is no attribute path such as 'customer.user'"
             elif _is_model(sender) and not hasattr(sender, first):
-                yield f"{key!r}: {sender._meta.label} has no attribute {first!r}"
+                yield (
+                    f"{key!r}: {sender._meta.label} has no attribute {first!r}. Name one that it "
+                    "has, or give a callable, which gets the instance"
+                )
         elif not callable(path):
             yield f"{key!r}: {path!r} must be an attribute path or a callable"
 
@@ -216,7 +249,21 @@ def _is_model(sender: object) -> TypeGuard[type[Model]]:
 def _clashes(trigger: Trigger, others: list[Trigger]) -> Iterator[str]:
     """Say where a trigger and an earlier one could not be told apart."""
     for other in others:
-        if trigger.name != other.name and trigger.name.casefold() == other.name.casefold():
-            yield f"item 1, the name: {other.name!r} is another; a database may take them for one"
+        if trigger.name != other.name and _folded(trigger.name) == _folded(other.name):
+            yield (
+                f"item 1, the name: {other.name!r} is another trigger, and some databases take "
+                "the two names for one. Give it a name that differs in more than case or accents"
+            )
+            return
         if trigger.name == other.name and trigger.options != other.options:
-            yield "item 5, the options: another trigger of this name has different ones"
+            yield (
+                "item 5, the options: another trigger of this name has different ones. "
+                "Give both the same, or another name"
+            )
+            return
+
+
+def _folded(name: str) -> str:
+    """Fold what collations fold: case and accents."""
+    plain = unicodedata.normalize("NFKD", name.casefold())
+    return "".join(character for character in plain if not unicodedata.combining(character))

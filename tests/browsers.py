@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any, ClassVar
@@ -20,6 +21,8 @@ from urllib.parse import unquote_to_bytes
 from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
@@ -41,6 +44,21 @@ class Answer:
 
     def __contains__(self, name: str) -> bool:
         return any(key.lower() == name.lower() for key, _ in self.headers)
+
+
+@contextmanager
+def connections_kept() -> Iterator[None]:
+    """Keep the handler from closing the database connection whose transaction the test is in."""
+    signals = [
+        signal
+        for signal in (request_started, request_finished)
+        if signal.disconnect(close_old_connections)
+    ]
+    try:
+        yield
+    finally:
+        for signal in signals:
+            signal.connect(close_old_connections)
 
 
 @dataclass
@@ -124,11 +142,12 @@ class WSGIBrowser(Browser):
             key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
             environ[key] = value.decode("latin-1")
         started: list[Any] = []
-        response = WSGIHandler()(environ, lambda *args: started.extend(args))
-        try:
-            content = b"".join(response)
-        finally:
-            response.close()
+        with connections_kept():
+            response = WSGIHandler()(environ, lambda *args: started.extend(args))
+            try:
+                content = b"".join(response)
+            finally:
+                response.close()
         status, answered = started
         return Answer(
             int(status[:3]), [(name, value.encode("latin-1")) for name, value in answered], content
@@ -156,7 +175,8 @@ class ASGIBrowser(Browser):
             "client": ("203.0.113.7", 50_000),
             "server": ("127.0.0.1", 80),
         }
-        return async_to_sync(self._serve)(scope, body)
+        with connections_kept():
+            return async_to_sync(self._serve)(scope, body)
 
     async def _serve(self, scope: dict[str, Any], body: bytes) -> Answer:
         waiting = [{"type": "http.request", "body": body}]

@@ -83,8 +83,8 @@ def send(url: str, headers: Callable[[str], Mapping[str, str]] = lambda url: {})
     except Exception as failure:
         # 2xx on the status line is a yes, whatever becomes of the rest of the answer.
         if not (call.status and 200 <= call.status < 300):
-            error = Error.DEADLINE if call.is_over() else _classify(failure)
-            fields = {"error": error, "message": _text(str(failure).encode())}
+            error, message = _classify(failure)
+            fields = {"error": Error.DEADLINE if call.is_over() else error, "message": message}
         fields["status_code"] = call.status
     return Result(duration_ms=round((time.monotonic() - started) * 1000), **fields)
 
@@ -206,8 +206,7 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_Reader(sock))
+        self.fp = io.BufferedReader(_Reader(self.fp.detach(), sock))
 
     def _read_status(self) -> tuple[str, int, str]:
         protocol, status, reason = super()._read_status()  # type: ignore[misc]
@@ -223,10 +222,10 @@ class _Reader(io.RawIOBase):
     a callback for hours.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
+        self.raw = raw
         self.connection = connection
         self.timeout = connection.gettimeout() or float("inf")
-        self.raw = connection.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
@@ -305,30 +304,34 @@ def _addresses(host: str, port: int) -> Iterator[_Address]:
 
 #: What a failure is, from the most to the least particular; the first that fits anywhere in the
 #: chain of causes counts.
-_CLASSES: tuple[tuple[type[BaseException], Error], ...] = (
-    (InvalidIPAddress, Error.BLOCKED_ADDRESS),
-    (InsecureAddress, Error.REDIRECTS),
-    (requests.TooManyRedirects, Error.REDIRECTS),
-    (NameResolutionError, Error.DNS),
-    (ssl.SSLError, Error.TLS),
-    (TimeoutError, Error.TIMEOUT),
-    (requests.Timeout, Error.TIMEOUT),
-    (http.client.RemoteDisconnected, Error.LOST),
-    (http.client.IncompleteRead, Error.LOST),
-    (http.client.HTTPException, Error.PROTOCOL),
-    (NewConnectionError, Error.CONNECT),
-    (ValueError, Error.PROTOCOL),  # a redirect to what is no URL
-    (ConnectionError, Error.LOST),
-    (OSError, Error.LOST),
+_CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
+    (Error.BLOCKED_ADDRESS, (InvalidIPAddress,)),
+    (Error.REDIRECTS, (InsecureAddress, requests.TooManyRedirects)),
+    (Error.DNS, (socket.gaierror,)),
+    (Error.TIMEOUT, (TimeoutError,)),
+    (Error.TLS, (ssl.SSLError,)),
+    (
+        Error.LOST,
+        (
+            http.client.RemoteDisconnected,
+            http.client.IncompleteRead,
+            ConnectionResetError,
+            BrokenPipeError,
+        ),
+    ),
+    (Error.PROTOCOL, (http.client.HTTPException, ValueError)),
+    (Error.CONNECT, (OSError,)),
 )
 
 
-def _classify(failure: BaseException) -> Error:
+def _classify(failure: BaseException) -> tuple[Error, str]:
+    """Return the class of a failure, and what its cause says."""
     chain = list(_causes(failure))
-    for kind, error in _CLASSES:
-        if any(isinstance(cause, kind) for cause in chain):
-            return error
-    return Error.PROTOCOL
+    for error, kinds in _CLASSES:
+        for cause in chain:
+            if isinstance(cause, kinds):
+                return error, _said(cause)
+    return Error.PROTOCOL, _said(failure)
 
 
 def _causes(failure: BaseException) -> Iterator[BaseException]:
@@ -342,6 +345,10 @@ def _causes(failure: BaseException) -> Iterator[BaseException]:
         seen.append(cause)
         yield cause
         waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+
+
+def _said(cause: BaseException) -> str:
+    return _text(f"{type(cause).__name__}: {cause}".encode(errors="replace"))
 
 
 def _text(raw: bytes) -> str:

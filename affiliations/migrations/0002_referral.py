@@ -174,7 +174,7 @@ class Migration(migrations.Migration):
             model_name="subscription",
             name="trigger",
             field=models.CharField(
-                help_text="The name of one of the triggers in AFFILIATE_TRIGGERS.",
+                help_text="What is counted. Developers name the triggers, in AFFILIATE_TRIGGERS.",
                 max_length=100,
                 verbose_name="trigger",
             ),

@@ -1,0 +1,594 @@
+"""What comes of one call, to partners of every kind: all of them real servers on this machine."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import itertools
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from requests_hardened.ip_filter import get_ip_address
+
+from affiliations.callbacks import transport
+from affiliations.models import CallbackAttempt
+from tests.raw_partner import (
+    CERTIFICATE,
+    OK,
+    RawPartner,
+    dripping,
+    hanging_after,
+    redirecting,
+    resetting,
+)
+
+Error = CallbackAttempt.Error
+
+
+@pytest.fixture(autouse=True)
+def _short(settings: Any) -> None:
+    """Call partners on this machine, and wait for none of them long."""
+    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_TIMEOUT = (0.5, 0.5)
+    settings.AFFILIATE_CALLBACK_DEADLINE = 5
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    """Fail where a socket was left to the garbage collector (a ResourceWarning is an error)."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust the self-signed certificate, as a site does with an authority of its own."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Return the names that exist besides those of this machine, and their addresses."""
+    known: dict[str, list[str]] = {}
+    real = socket.getaddrinfo
+
+    def resolved(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        return [found for name in known.get(host, [host]) for found in real(name, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    return known
+
+
+@pytest.fixture
+def public(settings: Any, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let partner.example, on this machine, have a public address, and allow no other kind."""
+    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
+    names["partner.example"] = ["127.0.0.2"]
+
+    def checked(address: str, port: int, *, allow_loopback: bool) -> Any:
+        if address == "127.0.0.2":
+            address = "192.0.43.8"
+        return get_ip_address(address, port, allow_loopback=allow_loopback)
+
+    monkeypatch.setattr(transport, "get_ip_address", checked)
+
+
+def failure(answer: Any) -> transport.Result:
+    """Return what comes of a call that is answered like this, which must be a failure."""
+    with RawPartner(answer) as partner:
+        result = transport.send(partner.url)
+    assert not result.delivered
+    assert result.message
+    return result
+
+
+class TestAnAnswer:
+    @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+    def test_of_2xx_is_delivered(self, status: int) -> None:
+        with RawPartner(b"HTTP/1.1 %d Fine\r\nContent-Length: 0\r\n\r\n" % status) as partner:
+            result = transport.send(partner.url)
+        assert result.delivered
+        assert (result.status_code, result.error, result.message) == (status, "", "")
+
+    @pytest.mark.parametrize("status", [300, 304, 400, 404, 410, 429, 500, 503])
+    def test_of_any_other_kind_is_not_and_keeps_its_status_and_text(self, status: int) -> None:
+        """(D17) 0.12 took every answer for a success."""
+        head = b"HTTP/1.1 %d No\r\nContent-Length: 7\r\n\r\n" % status
+        body = b"" if status == 304 else b"no such"
+        with RawPartner(head + body) as partner:
+            result = transport.send(partner.url)
+        assert not result.delivered
+        assert (result.status_code, result.error) == (status, Error.HTTP_STATUS)
+        assert result.excerpt == body.decode()
+
+    def test_says_how_long_it_took(self) -> None:
+        with RawPartner(dripping(b"", [OK], every=0.2)) as partner:
+            assert 150 < transport.send(partner.url).duration_ms < 2000
+
+    def test_is_kept_up_to_4_kib_however_long_it_goes_on(self) -> None:
+        drops = itertools.repeat(b"x" * 65536)
+        answer = dripping(b"HTTP/1.1 200 OK\r\n\r\n", drops, every=0)
+        with RawPartner(answer) as partner:
+            result = transport.send(partner.url)
+        assert result.delivered
+        assert result.excerpt == "x" * 4096
+        assert result.duration_ms < 3000
+
+    def test_is_not_unpacked(self) -> None:
+        packed = bytes.fromhex("1f8b0800000000000003")
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 10\r\n\r\n"
+        with RawPartner(head + packed) as partner:
+            result = transport.send(partner.url)
+        assert result.delivered
+        assert result.excerpt == packed.replace(b"\0", b"\xff").decode(errors="replace")
+
+    def test_is_kept_as_text_that_every_database_can_hold(self) -> None:
+        body = b"caf\xe9 \0 caf\xc3\xa9"
+        with RawPartner(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + body) as partner:
+            result = transport.send(partner.url)
+        assert result.excerpt == "caf\ufffd \ufffd café"
+
+    def test_in_chunks_is_put_together(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with RawPartner(head + b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n") as partner:
+            assert transport.send(partner.url).excerpt == "onetwo"
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+        ],
+    )
+    def test_that_breaks_off_after_a_2xx_is_delivered(self, head: bytes) -> None:
+        """The status line says whether the partner has it; many a server sends a wrong length."""
+        with RawPartner(head + b"cut") as partner:
+            result = transport.send(partner.url)
+        assert result.delivered
+        assert result.status_code == 200
+
+    def test_that_breaks_off_after_a_500_is_the_500(self) -> None:
+        with RawPartner(b"HTTP/1.1 500 No\r\nContent-Length: 100\r\n\r\ncut") as partner:
+            result = transport.send(partner.url)
+        assert (result.status_code, result.error) == (500, Error.HTTP_STATUS)
+
+
+class TestARequest:
+    def test_is_a_plain_get_that_says_who_calls(self) -> None:
+        with RawPartner() as partner:
+            transport.send(f"{partner.url}?v=1&c=a%20b")
+        line, *headers = partner.requests[0].decode().strip().split("\r\n")
+        assert line == "GET /cb?v=1&c=a%20b HTTP/1.1"
+        values = dict(header.lower().split(": ", 1) for header in headers)
+        assert values.pop("user-agent").startswith("django-affiliate-tracking")
+        assert values == {
+            "host": partner.host,
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            "connection": "keep-alive",
+        }
+
+    def test_names_the_version_where_the_package_is_installed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transport, "version", lambda name: "1.2.3")
+        transport._user_agent.cache_clear()
+        with RawPartner() as partner:
+            transport.send(partner.url)
+        transport._user_agent.cache_clear()
+        assert b"User-Agent: django-affiliate-tracking/1.2.3\r\n" in partner.requests[0]
+
+    def test_works_from_a_copy_that_was_never_installed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unknown(name: str) -> str:
+            raise transport.PackageNotFoundError(name)
+
+        monkeypatch.setattr(transport, "version", unknown)
+        transport._user_agent.cache_clear()
+        with RawPartner() as partner:
+            transport.send(partner.url)
+        transport._user_agent.cache_clear()
+        assert b"User-Agent: django-affiliate-tracking\r\n" in partner.requests[0]
+
+    def test_goes_through_no_proxy_of_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with RawPartner() as partner, RawPartner() as proxy:
+            for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+                monkeypatch.setenv(name, f"http://{proxy.host}")
+            assert transport.send(partner.url).delivered
+        assert (partner.connections, proxy.connections) == (1, 0)
+
+    def test_carries_no_password_from_the_netrc_of_this_machine(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login site password secret\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        with RawPartner() as partner:
+            transport.send(partner.url)
+        assert b"authorization" not in partner.requests[0].lower()
+
+    def test_carries_the_password_that_stands_in_the_callback_url(self) -> None:
+        with RawPartner() as partner:
+            transport.send(f"http://site:secret@{partner.host}/cb")
+        expected = base64.b64encode(b"site:secret")
+        assert b"Authorization: Basic " + expected in partner.requests[0]
+
+
+class TestARedirect:
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    @pytest.mark.parametrize(
+        "form", ["http://{host}/there?a=1", "//{host}/there?a=1", "/there?a=1"]
+    )
+    def test_is_followed(self, status: int, form: str) -> None:
+        def answer(connection: socket.socket) -> None:
+            first = len(partner.requests) == 1
+            target = redirecting(form.format(host=partner.host), status)
+            connection.sendall(target if first else OK)
+
+        with RawPartner(answer) as partner:
+            result = transport.send(partner.url)
+        assert result.delivered
+        assert partner.requests[1].startswith(b"GET /there?a=1 HTTP/1.1\r\n")
+
+    @pytest.mark.parametrize(("hops", "delivered"), [(3, True), (4, False)])
+    def test_is_followed_three_times_and_no_more(self, hops: int, delivered: bool) -> None:
+        def answer(connection: socket.socket) -> None:
+            left = hops - len(partner.requests) + 1
+            connection.sendall(redirecting(f"/{left}") if left else OK)
+
+        with RawPartner(answer) as partner:
+            result = transport.send(partner.url)
+        assert result.delivered is delivered
+        assert result.error == ("" if delivered else Error.REDIRECTS)
+        assert len(partner.requests) == 4
+
+    def test_without_an_address_is_an_answer_like_any_other(self) -> None:
+        with RawPartner(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n") as partner:
+            result = transport.send(partner.url)
+        assert (result.status_code, result.error) == (302, Error.HTTP_STATUS)
+
+    @pytest.mark.usefixtures("trusted")
+    def test_from_http_to_https_is_followed(self) -> None:
+        with RawPartner(tls=True) as secure, RawPartner(redirecting(secure.url)) as plain:
+            assert transport.send(plain.url).delivered
+
+    @pytest.mark.usefixtures("trusted")
+    def test_from_https_to_https_is_followed(self) -> None:
+        with RawPartner(tls=True) as there, RawPartner(redirecting(there.url), tls=True) as partner:
+            assert transport.send(partner.url).delivered
+
+    @pytest.mark.parametrize("form", ["http://{host}/cb", "HTTP://{host}/cb", "\x0chttp://{host}/"])
+    @pytest.mark.usefixtures("trusted")
+    def test_from_https_to_http_is_not_followed(self, form: str) -> None:
+        with RawPartner() as plain:
+            target = redirecting(form.format(host=plain.host))
+            with RawPartner(target, tls=True) as secure:
+                result = transport.send(secure.url)
+        assert result.error in (Error.REDIRECTS, Error.PROTOCOL)
+        assert len(secure.requests) == 1
+        assert plain.connections == 0
+
+    @pytest.mark.usefixtures("trusted")
+    def test_from_http_to_https_and_back_is_not_followed(self) -> None:
+        with (
+            RawPartner() as last,
+            RawPartner(redirecting(last.url), tls=True) as secure,
+            RawPartner(redirecting(secure.url)) as first,
+        ):
+            assert transport.send(first.url).error == Error.REDIRECTS
+        assert last.connections == 0
+
+    @pytest.mark.parametrize("location", ["ftp://a.example/", "file:///etc/passwd", "data:,x"])
+    def test_to_what_is_not_http_is_not_followed(self, location: str) -> None:
+        assert failure(redirecting(location)).error == Error.REDIRECTS
+
+    @pytest.mark.usefixtures("public")
+    def test_to_an_address_inside_this_network_is_not_followed(self) -> None:
+        with (
+            RawPartner() as inside,
+            RawPartner(redirecting(inside.url), address="127.0.0.2") as partner,
+        ):
+            result = transport.send(f"http://partner.example:{partner.port}/cb")
+        assert result.error == Error.BLOCKED_ADDRESS
+        assert (partner.connections, inside.connections) == (1, 0)
+
+    @pytest.mark.parametrize(
+        ("header", "page"),
+        [
+            (b"", b"x" * 65536),
+            (b"Transfer-Encoding: chunked\r\n", b"1000\r\n%b\r\n" % (b"x" * 4096)),
+        ],
+    )
+    def test_with_an_endless_page_is_followed_without_reading_it(
+        self, header: bytes, page: bytes
+    ) -> None:
+        def answer(connection: socket.socket) -> None:
+            if len(partner.requests) > 1:
+                connection.sendall(OK)
+                return
+            connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /there\r\n" + header + b"\r\n")
+            while True:
+                connection.sendall(page)
+
+        with RawPartner(answer) as partner:
+            result = transport.send(partner.url)
+        assert result.delivered
+        assert result.duration_ms < 3000
+
+    def test_whose_address_is_no_text_is_no_answer(self) -> None:
+        assert failure(redirecting("/\xff\xfe")).error in (Error.PROTOCOL, Error.REDIRECTS)
+
+
+class TestAPartner:
+    def test_who_is_not_there_is_told_apart(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        result = transport.send(f"http://127.0.0.1:{port}/cb")
+        assert (result.error, result.status_code) == (Error.CONNECT, None)
+
+    def test_whose_name_is_not_found_is_told_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*args: object, **kwargs: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", broken)
+        result = transport.send("http://nowhere.example/cb")
+        assert (result.error, result.message) == (
+            Error.DNS,
+            "gaierror: [Errno -2] Name or service not known",
+        )
+
+    def test_with_several_addresses_is_called_at_the_first_that_answers(
+        self, names: dict[str, list[str]]
+    ) -> None:
+        names["partner.example"] = ["127.0.0.3", "127.0.0.1"]
+        with RawPartner() as partner:
+            assert transport.send(f"http://partner.example:{partner.port}/cb").delivered
+
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            pytest.param(b"", Error.LOST, id="closes without a word"),
+            pytest.param(resetting, Error.LOST, id="resets"),
+            pytest.param(b"SSH-2.0-OpenSSH\r\n", Error.PROTOCOL, id="speaks something else"),
+            pytest.param(b"\0" * 100000, Error.PROTOCOL, id="sends garbage"),
+            pytest.param(b"HTTP/1.1 two OK\r\n\r\n", Error.PROTOCOL, id="has no status"),
+            pytest.param(
+                b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 200 + b"\r\n",
+                Error.PROTOCOL,
+                id="sends 200 headers",
+            ),
+            pytest.param(
+                b"HTTP/1.1 200 OK\r\nX: " + b"1" * 100000 + b"\r\n\r\n",
+                Error.PROTOCOL,
+                id="sends an endless header",
+            ),
+            pytest.param(hanging_after(), Error.TIMEOUT, id="hangs"),
+            pytest.param(
+                hanging_after(b"HTTP/1.1 200 OK\r\n"),
+                Error.TIMEOUT,
+                id="hangs in its headers",
+            ),
+        ],
+    )
+    def test_who_misbehaves_is_told_apart(self, answer: Any, error: str) -> None:
+        result = failure(answer)
+        assert (result.error, result.status_code) == (error, None)
+        assert result.duration_ms < 3000
+
+    def test_who_hangs_in_the_page_is_told_apart(self) -> None:
+        result = failure(hanging_after(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"))
+        assert (result.error, result.status_code) == (Error.TIMEOUT, 200)
+
+    def test_who_does_not_accept_is_told_apart(self) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            full = [socket.socket() for _ in range(4)]
+            try:
+                for waiting in full:
+                    waiting.setblocking(False)
+                    waiting.connect_ex(listener.getsockname())
+                result = transport.send(f"http://127.0.0.1:{listener.getsockname()[1]}/cb")
+            finally:
+                for waiting in full:
+                    waiting.close()
+        assert result.error == Error.TIMEOUT
+        assert result.duration_ms < 3000
+
+
+class TestTheDeadline:
+    """A timeout is for each wait; a drop every now and then outlives them all."""
+
+    @pytest.fixture(autouse=True)
+    def _soon(self, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_DEADLINE = 0.6
+
+    @pytest.mark.parametrize("tls", [False, True])
+    @pytest.mark.parametrize(
+        ("head", "drop", "status"),
+        [
+            pytest.param(b"", b"H", None, id="status line"),
+            pytest.param(b"HTTP/1.1 200 OK\r\nX: ", b"x", None, id="headers"),
+            pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"x", 200, id="page"),
+            pytest.param(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"1\r\nx\r\n",
+                200,
+                id="page in chunks",
+            ),
+            pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", None, id="endless 100 Continue"),
+        ],
+    )
+    @pytest.mark.usefixtures("trusted")
+    def test_ends_what_comes_drop_by_drop(
+        self, head: bytes, drop: bytes, status: int | None, tls: bool
+    ) -> None:
+        answer = dripping(head, itertools.repeat(drop), every=0.1)
+        with RawPartner(answer, tls=tls) as partner:
+            result = transport.send(partner.url)
+        assert (result.error, result.status_code) == (Error.DEADLINE, status)
+        assert 550 < result.duration_ms < 3000
+
+    def test_ends_100_continue_that_comes_without_a_pause(self) -> None:
+        answer = dripping(b"", itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 99), every=0)
+        result = failure(answer)
+        assert result.error == Error.DEADLINE
+        assert result.duration_ms < 3000
+
+    def test_holds_for_all_redirects_together(self) -> None:
+        answer = dripping(b"", [redirecting("/again")], every=0.25)
+        result = failure(answer)
+        assert result.error == Error.DEADLINE
+        assert result.duration_ms < 3000
+
+    def test_holds_for_connecting_too(self, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_TIMEOUT = (30, 30)
+        with RawPartner(hanging_after()) as partner:
+            began = time.monotonic()
+            # The server waits for the client to begin with TLS, and the client for its answer.
+            result = transport.send(partner.url.replace("http:", "https:"))
+        assert result.error == Error.DEADLINE
+        assert time.monotonic() - began < 5
+
+
+class TestTls:
+    @pytest.mark.usefixtures("trusted")
+    def test_with_a_trusted_certificate_is_delivered(self) -> None:
+        with RawPartner(tls=True) as partner:
+            assert transport.send(partner.url).delivered
+
+    def test_trusts_what_curl_is_told_to_trust(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        monkeypatch.setenv("CURL_CA_BUNDLE", str(CERTIFICATE))
+        with RawPartner(tls=True) as partner:
+            assert transport.send(partner.url).delivered
+
+    def test_with_a_self_signed_certificate_is_refused(self) -> None:
+        with RawPartner(tls=True) as partner:
+            result = transport.send(partner.url)
+        assert result.error == Error.TLS
+        assert partner.requests == []
+
+    @pytest.mark.usefixtures("trusted")
+    def test_with_the_certificate_of_somebody_else_is_refused(self) -> None:
+        with RawPartner(tls=True) as partner:
+            result = transport.send(partner.url.replace("127.0.0.1", "localhost"))
+        assert result.error == Error.TLS
+        assert partner.requests == []
+
+    def test_with_a_server_that_speaks_plain_http_is_refused(self) -> None:
+        def answer(connection: socket.socket) -> None:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        with RawPartner() as partner:
+            partner._talk = answer  # type: ignore[method-assign] # no head will come
+            result = transport.send(partner.url.replace("http:", "https:"))
+        assert result.error == Error.TLS
+
+    @pytest.mark.usefixtures("trusted")
+    def test_is_cut_off_without_a_goodbye_after_a_2xx_and_delivered(self) -> None:
+        def answer(connection: ssl.SSLSocket) -> None:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut")
+            connection.shutdown(socket.SHUT_RDWR)
+
+        with RawPartner(answer, tls=True) as partner:
+            result = transport.send(partner.url)
+        assert (result.status_code, result.error) == (200, "")
+
+    @pytest.mark.usefixtures("public", "trusted")
+    def test_holds_for_the_name_and_not_for_the_address(self) -> None:
+        """The address is checked and pinned; the certificate must still be that of the name."""
+        with RawPartner(tls=True, address="127.0.0.2") as partner:
+            host = f"partner.example:{partner.port}"
+            assert transport.send(f"https://{host}/cb").delivered
+        assert f"Host: {host}\r\n".encode() in partner.requests[0]
+
+
+class TestAPrivateAddress:
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.1", "127.1", "localhost", "0.0.0.0", "2130706433", "[::ffff:127.0.0.1]"]
+    )
+    def test_of_this_machine_is_not_called(self, host: str, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
+        with RawPartner() as partner:
+            result = transport.send(partner.url.replace("127.0.0.1", host))
+        assert result.error == Error.BLOCKED_ADDRESS
+        assert partner.connections == 0
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "224.0.0.1",
+            "[::1]",
+            "[::]",
+            "[::127.0.0.1]",
+            "[fd00::1]",
+            "[fe80::1]",
+            "[fec0::1]",
+            "[64:ff9b::7f00:1]",
+        ],
+    )
+    def test_of_this_network_is_not_called(self, host: str, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
+        assert transport.send(f"http://{host}/cb").error == Error.BLOCKED_ADDRESS
+
+    @pytest.mark.usefixtures("public")
+    def test_behind_a_public_name_is_not_called(self, names: dict[str, list[str]]) -> None:
+        names["partner.example"] = ["127.0.0.1"]
+        with RawPartner() as partner:
+            result = transport.send(f"http://partner.example:{partner.port}/cb")
+        assert result.error == Error.BLOCKED_ADDRESS
+        assert partner.connections == 0
+
+    @pytest.mark.usefixtures("public")
+    def test_that_a_name_changes_to_after_it_was_checked_is_not_called(
+        self, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is called is the address that was checked: a second look could find another."""
+        checked = transport.get_ip_address
+
+        def rebinding(*args: Any, **kwargs: Any) -> Any:
+            names["partner.example"] = ["127.0.0.1"]
+            return checked(*args, **kwargs)
+
+        monkeypatch.setattr(transport, "get_ip_address", rebinding)
+        with RawPartner() as inside:
+            result = transport.send(f"http://partner.example:{inside.port}/cb")
+        assert result.error == Error.CONNECT
+        assert inside.connections == 0
+
+    def test_is_called_where_the_site_allows_it(self) -> None:
+        with RawPartner() as partner:
+            assert transport.send(partner.url).delivered
+
+
+class TestRequireHttps:
+    @pytest.fixture(autouse=True)
+    def _required(self, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_REQUIRE_HTTPS = True
+
+    def test_leaves_a_plain_address_uncalled(self) -> None:
+        with RawPartner() as partner:
+            result = transport.send(partner.url)
+        assert result.error == Error.REDIRECTS
+        assert partner.connections == 0
+
+    @pytest.mark.usefixtures("trusted")
+    def test_calls_a_secure_one(self) -> None:
+        with RawPartner(tls=True) as partner:
+            assert transport.send(partner.url).delivered
