@@ -38,6 +38,11 @@ setup(
         # Older releases compile 600 patterns for each call of is_crawler.
         "crawler-user-agents>=0.13",
     ],
+    extras_require={
+        "celery": ["celery>=5.4"],
+        # Django has tasks of its own from 6.0 on.
+        "tasks": ["django-tasks>=0.8; python_version < '3.12'", "django-tasks-db>=0.8"],
+    },
     # Only what the tests are run with is listed here.
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -22,3 +22,5 @@ class AffiliateTrackingConfig(AppConfig):
         wiring.connect()
         register(checks.check_middleware, "affiliations")
         register(checks.check_settings, "affiliations")
+        register(checks.check_delivery, "affiliations")
+        register(checks.check_production, "affiliations", deploy=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, TypeGuard
 
 from django.apps import AppConfig
@@ -20,6 +21,7 @@ from django.utils.module_loading import import_string
 from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
 
 _OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
+_DISPATCHERS = "affiliations.callbacks.dispatchers."
 _OLD = "tls.TLSRequestMiddleware"
 
 
@@ -127,6 +129,71 @@ def _check_dispatcher() -> Iterator[CheckMessage]:
     )
 
 
+def check_delivery(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check that somebody sends what the dispatcher is given, and does so elsewhere."""
+    path = getattr(django_settings, "AFFILIATE_CALLBACK_DISPATCHER", _DISPATCHERS + "thread")
+    messages: list[CheckMessage] = []
+    if path == f"{_DISPATCHERS}celery" and find_spec("celery") is None:
+        messages.append(_missing_package(path, "celery"))
+    if path == f"{_DISPATCHERS}tasks":
+        if find_spec("django.tasks") is None and find_spec("django_tasks") is None:
+            messages.append(_missing_package(path, "tasks"))
+        elif _tasks_run_at_once():
+            messages.append(
+                Error(
+                    "TASKS runs a task at once, where it is enqueued: each visitor who converts "
+                    "would wait for the partner.",
+                    hint="Give TASKS a backend with workers, such as django-tasks-db, or set "
+                    f"AFFILIATE_CALLBACK_DISPATCHER to '{_DISPATCHERS}worker'.",
+                    id="affiliations.E010",
+                )
+            )
+    return messages
+
+
+def check_production(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn, before a deployment, of what is meant for trying it out."""
+    messages: list[CheckMessage] = []
+    path = getattr(django_settings, "AFFILIATE_CALLBACK_DISPATCHER", _DISPATCHERS + "thread")
+    if path == f"{_DISPATCHERS}thread":
+        messages.append(
+            checks.Warning(
+                "Callbacks are sent by a thread of each web server process: retries wait while "
+                "none runs.",
+                hint=f"Set AFFILIATE_CALLBACK_DISPATCHER to '{_DISPATCHERS}worker' and run "
+                "`manage.py deliver_callbacks --loop` under a supervisor.",
+                id="affiliations.W003",
+            )
+        )
+    if getattr(django_settings, "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES", False) is True:
+        messages.append(
+            checks.Warning(
+                "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES is True: a callback URL can reach "
+                "inside this site's network.",
+                hint="Remove that line; it is for a partner on the developer's machine.",
+                id="affiliations.W004",
+            )
+        )
+    return messages
+
+
+def _tasks_run_at_once() -> bool:
+    backend = getattr(django_settings, "TASKS", {}).get("default", {}).get("BACKEND", "")
+    return not backend or backend.endswith(".ImmediateBackend")
+
+
+def _missing_package(path: str, extra: str) -> CheckMessage:
+    return Error(
+        f"AFFILIATE_CALLBACK_DISPATCHER is {path!r}, but its package is not installed.",
+        hint=f"Run: pip install 'django-affiliate-tracking[{extra}]'",
+        id="affiliations.E009",
+    )
+
+
 def _check_parameters() -> Iterator[CheckMessage]:
     """Find a parameter of the link that would have to mean two things."""
     keys = getattr(django_settings, "AFFILIATE_QUERY_STRING_KEY", "affiliate_id")
@@ -187,6 +254,12 @@ def _is_window(value: object) -> bool:
     return value is None or (isinstance(value, timedelta) and value > timedelta(0))
 
 
+def _is_schedule(value: object) -> bool:
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    return all(delay == 0 or _is_seconds(delay) for delay in value)
+
+
 def _is_timeout(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_seconds, value))
 
@@ -228,6 +301,12 @@ _SETTINGS: tuple[tuple[str, Callable[[object], bool], str, str], ...] = (
         "(3.05, 10)",
     ),
     ("AFFILIATE_CALLBACK_DEADLINE", _is_seconds, "a number of seconds above zero", "15"),
+    (
+        "AFFILIATE_CALLBACK_RETRY_SCHEDULE",
+        _is_schedule,
+        "numbers of seconds, one for each attempt",
+        "(0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)",
+    ),
     ("AFFILIATE_CALLBACK_LEASE", _is_seconds, "a number of seconds above zero", "90"),
     ("AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES", _is_bool, "True or False", "False"),
     ("AFFILIATE_CALLBACK_REQUIRE_HTTPS", _is_bool, "True or False", "False"),

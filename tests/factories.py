@@ -80,6 +80,7 @@ class CallbackFactory(DjangoModelFactory):
 
     conversion = factory.SubFactory(ConversionFactory)
     subscription = factory.SelfAttribute("conversion.subscription")
+    partner = factory.SelfAttribute("subscription.partner")
     url = factory.LazyAttribute(
         lambda callback: f"https://partner.example/cb?v={callback.conversion.visitor_id}"
     )

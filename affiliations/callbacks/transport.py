@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import ipaddress
 import os
 import socket
 import ssl
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag, urljoin
@@ -32,7 +32,8 @@ from urllib.parse import urldefrag, urljoin
 import requests
 from certifi import where
 from requests.adapters import HTTPAdapter
-from requests_hardened.ip_filter import InvalidIPAddress, filter_host
+from requests.exceptions import InvalidSchema
+from requests_hardened.ip_filter import InvalidIPAddress, get_ip_address
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
@@ -46,7 +47,7 @@ MAX_REDIRECTS = 3
 #: How much of an answer is read and kept, in bytes.
 MAX_BODY = 4096
 #: What requests-hardened lets through: IPv4 in the old compatible form, and site-local IPv6.
-_ALSO_PRIVATE = (ipaddress.ip_network("::/96"), ipaddress.ip_network("fec0::/10"))
+_ALSO_PRIVATE = (ip_network("::/96"), ip_network("fec0::/10"))
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,7 @@ def _follow(url: str, headers: Callable[[str], Mapping[str, str]]) -> dict[str, 
     for _ in range(MAX_REDIRECTS + 1):
         if settings.callback_require_https and not url.lower().startswith("https:"):
             raise InsecureAddress("this site calls partners over https only")
-        with session.get(
-            url,
-            headers=dict(headers(url)),
-            timeout=settings.callback_timeout,
-            stream=True,
-            allow_redirects=False,
-        ) as response:
+        with _get(session, url, headers(url)) as response:
             target = session.get_redirect_target(response)
             if target is None:
                 return _answer(response)
@@ -114,6 +109,21 @@ def _follow(url: str, headers: Callable[[str], Mapping[str, str]]) -> dict[str, 
             raise InsecureAddress(f"redirected to plain http: {target}")
         url = target
     raise requests.TooManyRedirects(f"redirected more than {MAX_REDIRECTS} times")
+
+
+def _get(session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
+    call = _thread.call
+    while True:
+        call.status, call.has_connected = None, False
+        try:
+            return session.get(
+                url, headers=dict(headers), timeout=settings.callback_timeout, stream=True
+            )
+        except requests.ConnectionError:
+            # A connection kept from an earlier call, which the partner has closed at this moment,
+            # says nothing of this one. A new one has the last word.
+            if call.has_connected or call.status is not None:
+                raise
 
 
 def _answer(response: requests.Response) -> dict[str, Any]:
@@ -126,9 +136,15 @@ def _answer(response: requests.Response) -> dict[str, Any]:
     }
 
 
+class _Session(requests.Session):
+    def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Follow none: requests would read the page of a redirect to its end, if it has one."""
+        return iter(())
+
+
 @cache
 def _session() -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     session.mount("http://", _Adapter())
     session.mount("https://", _Adapter())
     session.headers["User-Agent"] = _user_agent()
@@ -159,6 +175,8 @@ class _Call:
         self.deadline = deadline
         #: What the last status line said.
         self.status: int | None = None
+        #: Whether a connection was made, rather than kept from an earlier call.
+        self.has_connected = False
 
     def is_over(self) -> bool:
         return time.monotonic() >= self.deadline
@@ -210,7 +228,8 @@ class _Response(http.client.HTTPResponse):
 
     def _read_status(self) -> tuple[str, int, str]:
         protocol, status, reason = super()._read_status()  # type: ignore[misc]
-        _thread.call.status = status
+        if status >= 200:  # not a "100 Continue", which is no answer yet
+            _thread.call.status = status
         return protocol, status, reason
 
 
@@ -246,6 +265,7 @@ class _Connecting(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         call, failure = _thread.call, OSError("the name has no address")
+        call.has_connected = True
         timeout = self.timeout or float("inf")
         try:
             addresses = list(_addresses(self._dns_host, self.port))
@@ -295,9 +315,9 @@ def _addresses(host: str, port: int) -> Iterator[_Address]:
     if not settings.callback_allow_private_addresses:
         for *_, address in found:
             literal = str(address[0]).partition("%")[0]
-            filter_host(literal, port, allow_loopback=False)
-            if any(ipaddress.ip_address(literal) in network for network in _ALSO_PRIVATE):
-                raise InvalidIPAddress(literal)
+            checked, _ = get_ip_address(literal, port, allow_loopback=False)
+            if any(checked in network for network in _ALSO_PRIVATE):
+                raise InvalidIPAddress(checked)
     for family, kind, protocol, _, address in found:
         yield family, kind, protocol, address
 
@@ -306,7 +326,7 @@ def _addresses(host: str, port: int) -> Iterator[_Address]:
 #: chain of causes counts.
 _CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
     (Error.BLOCKED_ADDRESS, (InvalidIPAddress,)),
-    (Error.REDIRECTS, (InsecureAddress, requests.TooManyRedirects)),
+    (Error.REDIRECTS, (InsecureAddress, requests.TooManyRedirects, InvalidSchema)),
     (Error.DNS, (socket.gaierror,)),
     (Error.TIMEOUT, (TimeoutError,)),
     (Error.TLS, (ssl.SSLError,)),
