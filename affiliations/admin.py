@@ -229,12 +229,14 @@ class SubscriptionAdmin(ListAdmin):
 class VisitorAdmin(FactAdmin):
     """Who came through which partner's link."""
 
-    list_display = ["id", "partner", "user", "referred_on", "entry_point", "successful_on"]
+    list_display = ["id", "partner", "user", "referred_on", "successful_on", "entry_point"]
     list_filter = ["partner", "referred_on", "successful_on"]
     list_select_related = ["partner", "user"]
     search_fields = ["=id", "click_id", "entry_point"]
     date_hierarchy = "referred_on"
-    readonly_fields = ["referred_on"]
+    fields = ["id", "partner", "user", "referred_on", "entry_point", "referrer", "click_id", "sub1",
+              "sub2", "sub3", "sub4", "sub5", "successful_on", "closed_on"]  # fmt: skip
+    readonly_fields = ["id", "referred_on"]
 
 
 @admin.register(Conversion)
@@ -275,10 +277,15 @@ class CallbackAttemptInline(admin.TabularInline):
 class CallbackAdmin(FactAdmin):
     """What partners were told, and how each attempt at it ended."""
 
-    list_display = ["id", "subscription__partner", "subscription", "event", "status",
-                    "attempt_count", "created_on", "delivered_on"]  # fmt: skip
+    list_display = ["id", "partner", "subscription", "status", "attempt_count", "created_on",
+                    "delivered_on"]  # fmt: skip
     list_filter = ["status", "subscription__partner", "created_on"]
     list_select_related = ["subscription__partner"]
     search_fields = ["url", "webhook_id"]
     date_hierarchy = "created_on"
     inlines = [CallbackAttemptInline]
+
+    @admin.display(description=_("partner"), ordering="subscription__partner__name")
+    def partner(self, callback: Callback) -> Partner:
+        """Return who is told."""
+        return callback.subscription.partner

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("affiliations")
 
+#: What the column keeps of an amount.
+_SMALLEST_AMOUNT = Decimal("0.0001")
+
 
 def database() -> str:
     """Return the alias of the database that conversions are written to."""
@@ -152,8 +155,10 @@ def _amount(value: object, trigger: str) -> Decimal | None:
     if value is None:
         return None
     try:
-        amount = Decimal(str(value))
-        if amount.is_finite() and abs(amount) < 10**15:
+        amount = Decimal(str(value)).quantize(_SMALLEST_AMOUNT)
+        # A digit less than the column holds: SQLite rounds up the sixteenth, and then cannot read
+        # the row.
+        if abs(amount) < 10**14:
             return amount
     except InvalidOperation:
         pass

@@ -63,9 +63,9 @@ def current(request: HttpRequest) -> Visitor | None:
 
 
 async def acurrent(request: HttpRequest) -> Visitor | None:
-    """Return what ``current`` does, without a change of thread where nobody is remembered."""
-    if not hasattr(request, _CURRENT) and remembers_nobody(request):
-        return None
+    """Return what ``current`` does; the thread is changed only where somebody must be looked up."""
+    if hasattr(request, _CURRENT) or remembers_nobody(request):
+        return current(request)
     return await sync_to_async(current)(request)
 
 
@@ -78,7 +78,7 @@ def find(visitor_id: int | None) -> Visitor | None:
 
 def latest_of(user: User) -> Visitor | None:
     """Return the latest open referral of a user, whatever browser it came to."""
-    visitors = Visitor.objects.open(timezone.now()).filter(user=user)
+    visitors = Visitor.objects.select_related("partner").open(timezone.now()).filter(user=user)
     return visitors.order_by("-referred_on", "-pk").first()
 
 
@@ -87,7 +87,8 @@ def remembered(request: HttpRequest) -> int | None:
     session = _session(request)
     if session is None or _is_new(session):
         return None
-    return cast("int | None", session.get(settings.session_key))
+    visitor_id = session.get(settings.session_key)
+    return visitor_id if isinstance(visitor_id, int) else None
 
 
 def remembers_nobody(request: HttpRequest) -> bool:

@@ -411,6 +411,8 @@ def test_the_page_of_a_visitor_tells_everything_that_is_known(staff: Client) -> 
         assert str(value) in text
     for label in ("Referred on", "Successful on", "Closed on", "Entry point"):
         assert label in text
+    # What the partner was told: {visitor_id}.
+    assert f" ID: {visitor.pk} " in text
 
 
 def test_a_visitor_is_found_by_the_id_that_partners_know(staff: Client) -> None:

@@ -324,8 +324,8 @@ def test_what_is_no_signal_is_told_why(signal: Any, why: str) -> None:
             "affiliations.triggers.object_create",
             (
                 "cannot find 'affiliations.triggers.object_create' "
-                '(Module "affiliations.triggers" does not define a "object_create" attribute/class). '
-                "Did you mean 'affiliations.triggers.object_created'?"
+                '(Module "affiliations.triggers" does not define a "object_create" '
+                "attribute/class). Did you mean 'affiliations.triggers.object_created'?"
             ),
         ),
         ("tests.settings.NAME", "'tests.settings.NAME' cannot be called"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
@@ -137,5 +138,5 @@ class Subscription(models.Model):
     def validate_callback_url(self) -> None:
         """Raise ``InvalidCallBackURL`` unless a callback can be sent to ``callback_url``."""
         placeholders.validate(self.callback_url)
-        if settings.callback_require_https and not self.callback_url.startswith("https:"):
+        if settings.callback_require_https and urlsplit(self.callback_url).scheme != "https":
             raise InvalidCallBackURL(_("This site calls partners over https:// only."))

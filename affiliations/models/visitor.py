@@ -88,7 +88,8 @@ class Visitor(models.Model):
         verbose_name_plural = _("visitors")
 
     def __str__(self) -> str:
-        return self.entry_point
+        # What callbacks call the visitor, and so what a partner asks about.
+        return str(self.pk)
 
     def refusal(self, now: datetime) -> Reason | None:
         """Say why nothing can be credited to this referral; ``None`` while it is open."""
@@ -107,7 +108,7 @@ class Visitor(models.Model):
         """
         now = timezone.now()
         changes: dict[str, object] = {"successful_on": now}
-        if user:
+        if user is not None and user.is_authenticated:
             changes["user"] = user
         if Visitor.objects.filter(pk=self.pk, successful_on=None).update(**changes):
             for name, value in changes.items():
