@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from datetime import datetime
 from uuid import uuid4
 
 from django.db import connections, router, transaction
@@ -21,6 +20,7 @@ from django.utils import timezone
 from affiliations.callbacks import results
 from affiliations.conf import settings
 from affiliations.models import Callback
+from affiliations.models.callback import CallbackQuerySet
 
 #: How many rows are looked at for each that may be taken: some partners have their share already.
 _LOOK = 4
@@ -40,6 +40,17 @@ def claim(
     are taken. What is claimed and must not be sent any more, because its subscription is suspended
     or its attempts are used up, is put where it belongs and not returned.
     """
+    while claimed := _take(limit, per_partner, busy, ids):
+        # Where none of them is to be sent, others may be due behind them.
+        if to_send := results.set_aside(claimed):
+            return to_send
+    return []
+
+
+def _take(
+    limit: int, per_partner: int, busy: Mapping[int, int], ids: Collection[int] | None
+) -> list[Callback]:
+    """Make up to ``limit`` due callbacks this worker's own."""
     token = uuid4().hex
     alias = router.db_for_write(Callback)
     skip_locked = connections[alias].features.has_select_for_update_skip_locked
@@ -47,23 +58,23 @@ def claim(
     # as soon as somebody else writes. The update itself then decides who was first.
     with transaction.atomic(using=alias) if skip_locked else nullcontext():
         now = timezone.now()
-        picked = _pick(now, limit, per_partner, busy, ids, skip_locked=skip_locked)
+        # Never from a replica, which does not know yet what the others have claimed.
+        due = Callback.objects.using(alias).due(now)
+        picked = _pick(due, limit, per_partner, busy, ids, skip_locked=skip_locked)
         if not picked:
             return []
-        Callback.objects.due(now).filter(pk__in=picked).update(
+        due.filter(pk__in=picked).update(
             lease_token=token,
             next_attempt_on=now + settings.callback_lease,
             # From here the attempt counts, so that one that kills whoever sends it ends as well.
             attempt_count=F("attempt_count") + 1,
         )
-    claimed = Callback.objects.filter(pk__in=picked, lease_token=token)
-    return results.set_aside(
-        list(claimed.select_related("subscription", "partner").order_by("next_attempt_on", "pk"))
-    )
+    claimed = Callback.objects.using(alias).filter(pk__in=picked, lease_token=token)
+    return list(claimed.select_related("subscription", "partner").order_by("next_attempt_on", "pk"))
 
 
 def _pick(
-    now: datetime,
+    due: CallbackQuerySet,
     limit: int,
     per_partner: int,
     busy: Mapping[int, int],
@@ -76,15 +87,15 @@ def _pick(
     picked: list[int] = []
     while len(picked) < limit:
         full = [partner for partner, count in taken.items() if count >= per_partner]
-        due = Callback.objects.due(now).exclude(pk__in=picked).order_by("next_attempt_on")
+        rows = due.exclude(pk__in=picked).order_by("next_attempt_on")
         if ids is not None:
-            due = due.filter(pk__in=ids)
+            rows = rows.filter(pk__in=ids)
         if full:
-            due = due.exclude(partner__in=full)
+            rows = rows.exclude(partner__in=full)
         if skip_locked:
-            due = due.select_for_update(skip_locked=True)
+            rows = rows.select_for_update(skip_locked=True)
         wanted = (limit - len(picked)) * _LOOK
-        found = list(due.values_list("pk", "partner_id")[:wanted])
+        found = list(rows.values_list("pk", "partner_id")[:wanted])
         for callback, partner in found:
             if len(picked) < limit and taken[partner] < per_partner:
                 taken[partner] += 1

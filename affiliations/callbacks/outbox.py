@@ -119,8 +119,6 @@ def _callback(conversion: Conversion, subscription: Subscription, *, event: str)
         created_on=conversion.created_on,
         next_attempt_on=conversion.created_on,
     )
-    if subscription.callbacks_suspended_on is not None:
-        callback.status = Callback.Status.HELD
     values = _values(callback, conversion)
     if not placeholders.identifies(subscription.callback_url, values):
         return _cancelled(callback, _("The visitor came without a click id."))

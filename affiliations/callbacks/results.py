@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from functools import partial
+from typing import Any
 
 from django.db import router, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce
 from django.dispatch import Signal
 from django.utils import timezone
+from django.utils.http import parse_http_date
 
 from affiliations.callbacks.transport import Result
 from affiliations.conf import settings
@@ -39,6 +41,8 @@ LONGEST_RETRY_AFTER = timedelta(hours=24)
 _JITTER = 0.2
 _GONE = 410
 _BUSY = (429, 503)
+#: What takes back that a claim counts as an attempt.
+_NOT_ATTEMPTED = {"attempt_count": F("attempt_count") - 1}
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,13 @@ def record(sent: Sequence[Sent]) -> None:
             [one.attempt for one in in_order], ignore_conflicts=True
         )
         _record_delivered(delivered, now)
-        for one in in_order:
-            if not one.result.delivered:
-                _record_failed(one, now)
-        _record_streaks([one for one in sent if one.callback.conversion_id is not None], now)
+        ignored = [
+            one for one in in_order if not one.result.delivered and not _record_failed(one, now)
+        ]
+        # A test callback says nothing of the partner's real address either.
+        _record_streaks(
+            [one for one in sent if one.callback.conversion_id and one not in ignored], now
+        )
 
 
 def set_aside(claimed: Sequence[Callback]) -> list[Callback]:
@@ -96,12 +103,10 @@ def set_aside(claimed: Sequence[Callback]) -> list[Callback]:
     """
     to_send = []
     for callback in claimed:
-        if callback.subscription.callbacks_suspended_on is not None:
-            _mine(callback).update(
-                status=Status.HELD, attempt_count=F("attempt_count") - 1, lease_token=""
-            )
-        elif callback.attempt_count > callback.attempts_allowed(settings.callback_retry_schedule):
-            _exhaust(callback)
+        if callback.subscription.callbacks_suspended_on is not None and _hold(callback):
+            continue
+        if callback.attempt_count > callback.attempts_allowed(settings.callback_retry_schedule):
+            _exhaust(callback, **_NOT_ATTEMPTED)
         else:
             to_send.append(callback)
     return to_send
@@ -131,10 +136,10 @@ def delay(attempt: int, result: Result) -> timedelta:
 def _retry_after(value: str) -> timedelta:
     """Read a ``Retry-After`` header, seconds or a date (RFC 9110, 10.2.3); nonsense is nothing."""
     try:
-        if value.strip().isdecimal():
+        if value.isdecimal():
             return timedelta(seconds=int(value))
-        return parsedate_to_datetime(value) - timezone.now()
-    except (ValueError, OverflowError, TypeError):
+        return timedelta(seconds=parse_http_date(value) - time.time())
+    except (ValueError, OverflowError):
         return timedelta(0)
 
 
@@ -156,26 +161,43 @@ def _record_delivered(callbacks: Sequence[Callback], now: datetime) -> None:
         _tell(callback_delivered, callback=callback)
 
 
-def _record_failed(one: Sent, now: datetime) -> None:
+def _record_failed(one: Sent, now: datetime) -> bool:
+    """Plan the next attempt, if there is one; ``False`` where it is another's business by now."""
     callback, result = one.callback, one.result
     allowed = callback.attempts_allowed(settings.callback_retry_schedule)
     if callback.attempt_count >= allowed or result.status_code == _GONE:
-        _exhaust(callback)
-    else:
-        _mine(callback).update(
-            next_attempt_on=now + delay(callback.attempt_count, result),
-            is_manual=False,
-            lease_token="",
-        )
+        return _exhaust(callback)
+    planned = _mine(callback).update(
+        next_attempt_on=now + delay(callback.attempt_count, result),
+        is_manual=False,
+        lease_token="",
+    )
+    return bool(planned)
 
 
-def _exhaust(callback: Callback) -> None:
+def _exhaust(callback: Callback, **changes: Any) -> bool:
     """End a callback that nothing more is tried for; one that had been delivered once stays so."""
     ended = Status.EXHAUSTED if callback.delivered_on is None else Status.DELIVERED
-    changes = {"status": ended, "is_manual": False, "lease_token": ""}
-    if _mine(callback).update(**changes) and ended == Status.EXHAUSTED:
+    changes |= {"status": ended, "is_manual": False, "lease_token": ""}
+    changed = _mine(callback).update(**changes)
+    if changed and ended == Status.EXHAUSTED:
         logger.error("Callback %s failed for good: %s", callback.pk, callback.url)
         _tell(callback_exhausted, callback=callback)
+    return bool(changed)
+
+
+def _hold(callback: Callback) -> bool:
+    """Hold a claimed callback; ``False`` where its subscription is resumed at this moment."""
+    suspended = Subscription.objects.filter(
+        pk=callback.subscription_id, callbacks_suspended_on__isnull=False
+    )
+    with transaction.atomic(using=_database()):
+        # Written, which locks it on every database: whoever resumes it sees this row held, or this
+        # row sees it resumed. Held with nobody to let it go, it would be lost.
+        if not suspended.update(failure_count=F("failure_count")):
+            return False
+        _mine(callback).update(status=Status.HELD, lease_token="", **_NOT_ATTEMPTED)
+    return True
 
 
 def _record_streaks(sent: Iterable[Sent], now: datetime) -> None:
@@ -204,7 +226,7 @@ def _record_streaks(sent: Iterable[Sent], now: datetime) -> None:
 
 def _suspend(subscription_ids: Iterable[int], now: datetime) -> None:
     """Suspend those of the subscriptions that have failed too often for too long."""
-    failing = Subscription.objects.filter(
+    failing = Subscription.objects.using(_database()).filter(
         pk__in=list(subscription_ids),
         failure_count__gte=SUSPEND_AFTER_FAILURES,
         failing_since__lte=now - SUSPEND_AFTER,
