@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import hypothesis
 import pytest
 from django.test import override_settings
 
-from tests.settings import DATABASE
+from tests.settings import DATABASE, SERVICES
 
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 
@@ -22,6 +22,10 @@ hypothesis.settings.load_profile("tests")
 
 Trigger = tuple[Any, ...]
 not_for_this_database = pytest.StashKey[list[str]]()
+without_service = pytest.StashKey[list[str]]()
+
+#: What a test can need beside the database; AFFILIATIONS_TEST_SERVICES lists those that are there.
+NEEDS = {"rabbitmq", "redis", "django-tasks-db"}
 
 
 @pytest.fixture
@@ -63,21 +67,37 @@ def wire() -> Iterator[Callable[[Sequence[Trigger]], None]]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[not_for_this_database] = []
+    config.stash[without_service] = []
+    if unknown := set(SERVICES) - NEEDS:
+        raise pytest.UsageError(f"AFFILIATIONS_TEST_SERVICES does not know {sorted(unknown)}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out the tests that another database is needed for, and remember them."""
+    """Take out the tests that another database or a service is needed for, and remember them."""
     kept, left_out = [], []
     for item in items:
-        marker = item.get_closest_marker("only_on")
-        if marker is not None and (unknown := set(marker.args) - set(DATABASES)):
-            raise pytest.UsageError(f"{item.nodeid}: only_on() does not know {sorted(unknown)}")
-        (kept if marker is None or DATABASE in marker.args else left_out).append(item)
-        if item in left_out and marker is not None:
-            config.stash[not_for_this_database].extend(marker.args)
+        closest = item.get_closest_marker("only_on")
+        databases = _named(item, [closest] if closest else [], set(DATABASES))
+        missing = _named(item, item.iter_markers("needs"), NEEDS) - set(SERVICES)
+        if databases and DATABASE not in databases:
+            config.stash[not_for_this_database].extend(databases)
+        elif missing:
+            config.stash[without_service].extend(missing)
+        else:
+            kept.append(item)
+            continue
+        left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def _named(item: pytest.Item, markers: Iterable[pytest.Mark], known: set[str]) -> set[str]:
+    """Return what these markers of a test name."""
+    named = {name for marker in markers for name in marker.args}
+    if named - known:
+        raise pytest.UsageError(f"{item.nodeid}: what is {sorted(named - known)}?")
+    return named
 
 
 def _everything_is_required() -> bool:
@@ -104,6 +124,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     write("CONTRIBUTING.rst says how to run the tests on them.")
     for name, count in sorted(Counter(config.stash[not_for_this_database]).items()):
         write(f"{count} test(s) that need {DATABASES[name]} were left out.")
+    for name, count in sorted(Counter(config.stash[without_service]).items()):
+        write(f"{count} test(s) that need {name} were left out.")
     for count, reason in _left_out(terminalreporter):
         write(f"{count} test(s) skipped: {reason}")
     if _everything_is_required() and _left_out(terminalreporter):

@@ -3,6 +3,7 @@ Settings of the test project; the environment chooses the database and the user 
 
 AFFILIATIONS_TEST_DATABASE    sqlite (default), postgresql or mariadb
 AFFILIATIONS_TEST_USER_MODEL  empty (django.contrib.auth's) or "testapp_user.User"
+AFFILIATIONS_TEST_SERVICES    those of rabbitmq, redis and django-tasks-db that are there, with commas
 AFFILIATIONS_TEST_NAME        part of the databases' names, so that two runs do not meet
 PGHOST, PGPORT, PGUSER, PGPASSWORD, MYSQL_HOST, MYSQL_PORT, MYSQL_USER, MYSQL_PASSWORD
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 DATABASE = os.environ.get("AFFILIATIONS_TEST_DATABASE") or "sqlite"
+SERVICES = [name for name in os.environ.get("AFFILIATIONS_TEST_SERVICES", "").split(",") if name]
 
 # Kept in the environment, so that a server which a test starts finds the same databases.
 RUN = os.environ.setdefault(
@@ -80,6 +82,9 @@ INSTALLED_APPS = [
 AUTH_USER_MODEL = os.environ.get("AFFILIATIONS_TEST_USER_MODEL") or "auth.User"
 if AUTH_USER_MODEL == "testapp_user.User":
     INSTALLED_APPS.append("tests.testapp_user")
+
+if "django-tasks-db" in SERVICES:
+    INSTALLED_APPS.append("django_tasks_db")
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -8,14 +8,17 @@ visitor waits for it. The rows are in the database whatever becomes of the call,
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
+import sys
 import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING
 
-from django.core import mail
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import Min
 from django.utils import timezone
 
@@ -24,7 +27,6 @@ from affiliations.conf import settings
 from affiliations.models import Callback
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
 logger = logging.getLogger("affiliations")
@@ -48,45 +50,74 @@ def celery(callback_ids: Sequence[int]) -> None:
     """Hand them to Celery. A broker that is down loses nothing: the sweep finds the rows."""
     from affiliations import tasks
 
-    # No retry: the visitor would wait for it. No result: nobody reads it.
-    tasks.deliver.apply_async([list(callback_ids)], retry=False, ignore_result=True)
+    deliver = tasks.deliver.apply_async
+    # No retry: the sweep is the retry. No result: nobody reads it.
+    _enqueue(partial(deliver, [list(callback_ids)], retry=False, ignore_result=True))
 
 
 def tasks(callback_ids: Sequence[int]) -> None:
     """Hand them to Django's tasks, whatever backend the host has chosen."""
     from affiliations.callbacks import background
 
-    background.deliver.enqueue(list(callback_ids))
+    _enqueue(partial(background.deliver.enqueue, list(callback_ids)))
+
+
+def _enqueue(call: Callable[[], object]) -> None:
+    """Call an engine where no visitor waits; under a test runner here, where the test sees it."""
+    if _is_under_test():
+        call()
+    else:
+        _messenger.take(call)
 
 
 def _is_under_test() -> bool:
-    # What setup_test_environment() leaves, and nothing else does.
-    return hasattr(mail, "outbox")
+    # Loaded by whoever runs tests, and by nobody else. (mail.outbox would not do: the e-mail
+    # backend "locmem" makes one as well.)
+    utils = sys.modules.get("django.test.utils")
+    return utils is not None and hasattr(utils._TestState, "saved_data")
 
 
-class _Sender:
-    """The thread, started at the first commit and so after any fork of the server."""
+class _Background:
+    """A daemon thread of this process, started when there is work and so after any fork."""
 
+    NAME = ""
+
+    def __init__(self) -> None:
+        self.starting = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread where there is none."""
+        with self.starting:
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = threading.Thread(target=self.run, name=self.NAME, daemon=True)
+                self.thread.start()
+
+    def run(self) -> None:
+        """Work for as long as the process lives."""
+        raise NotImplementedError
+
+
+class _Sender(_Background):
+    """Sends what is due, from the first commit of this process on."""
+
+    NAME = "affiliations-callbacks"
     #: Seconds without work after which the database connection is given back.
     IDLE = 1.0
     #: Seconds after which it looks again for what another process may have left.
     LOOK = 60.0
+    #: Seconds after which it looks again where the database does not answer.
+    DATABASE_PAUSE = 5.0
 
     def __init__(self) -> None:
+        super().__init__()
         self.courier = Courier()
         self.woken = threading.Event()
-        self.starting = threading.Lock()
-        self.thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """Let the thread look for what is due, now; start it where there is none."""
+        """Let the thread look for what is due, now."""
         self.woken.set()
-        with self.starting:
-            if self.thread is None or not self.thread.is_alive():
-                self.thread = threading.Thread(
-                    target=self.run, name="affiliations-callbacks", daemon=True
-                )
-                self.thread.start()
+        self.start()
 
     def run(self) -> None:
         """Deliver for as long as the process lives."""
@@ -109,7 +140,11 @@ class _Sender:
 
     def until_next(self) -> float:
         """Return the seconds until the next attempt that is planned."""
-        planned = Callback.objects.queued().aggregate(next=Min("next_attempt_on"))
+        try:
+            planned = Callback.objects.queued().aggregate(next=Min("next_attempt_on"))
+        except (DatabaseError, InterfaceError):
+            # The courier has told of it, and will again.
+            return self.DATABASE_PAUSE
         next_on: datetime | None = planned["next"]
         if next_on is None:
             return self.LOOK
@@ -120,21 +155,79 @@ class _Sender:
         self.courier.stop()
         self.woken.set()
         if self.thread is not None:
-            self.thread.join(sum(settings.callback_timeout) + settings.callback_deadline)
+            self.thread.join(settings.callback_deadline + self.DATABASE_PAUSE)
+
+
+class _Messenger(_Background):
+    """
+    Tells a task engine of new callbacks.
+
+    Celery needs 6 seconds to find that nobody listens at a broker's port, and with a Redis that
+    accepts and never answers it waits for ever.
+    """
+
+    NAME = "affiliations-messages"
+    #: So many messages wait for an engine that hangs; of what is more the sweep takes care.
+    WAITING = 1000
+    #: Seconds without work after which a database connection is given back.
+    IDLE = 1.0
+    #: Seconds that the end of the process waits for messages that are on their way.
+    LAST = 2.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Queue[Callable[[], object] | None] = Queue(self.WAITING)
+
+    def take(self, call: Callable[[], object]) -> None:
+        """Have ``call`` made by the thread, as soon as it can."""
+        try:
+            self.calls.put_nowait(call)
+        except Full:
+            logger.error("The task engine hangs. The sweep sends what it is not told of.")
+        self.start()
+
+    def run(self) -> None:
+        """Make one call after the other, until the process ends."""
+        while (call := self.next()) is not None:
+            try:
+                call()
+            except Exception:
+                logger.exception("The task engine was not told. The sweep sends the callbacks.")
+        connections.close_all()
+
+    def next(self) -> Callable[[], object] | None:
+        """Wait for the next call."""
+        try:
+            return self.calls.get(timeout=self.IDLE)
+        except Empty:
+            connections.close_all()  # where the engine's queue is in the database
+            return self.calls.get()
+
+    def finish(self) -> None:
+        """End with the process; what an engine that hangs has not been told, the sweep sends."""
+        if self.thread is not None:
+            with suppress(Full):
+                self.calls.put_nowait(None)
+            self.thread.join(self.LAST)
 
 
 _sender = _Sender()
+_messenger = _Messenger()
 
 
 def _begin_anew() -> None:
-    """Forget the parent's thread, which a fork does not copy; it sends what it has claimed."""
-    global _sender
-    _sender = _Sender()
+    """Forget the parent's threads, which a fork does not copy; they do what they have begun."""
+    global _sender, _messenger
+    _sender, _messenger = _Sender(), _Messenger()
 
 
 def _finish() -> None:
     _sender.finish()
+    _messenger.finish()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
-atexit.register(_finish)
+if hasattr(os, "register_at_fork"):  # pragma: no branch -- Windows does not fork
+    os.register_at_fork(after_in_child=_begin_anew)
+# Not atexit: before its functions are called, concurrent.futures has shut down every pool, also
+# that of a courier which has just claimed something. Its own function is called after this one.
+threading._register_atexit(_finish)  # type: ignore[attr-defined]
