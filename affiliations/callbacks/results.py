@@ -130,17 +130,16 @@ def delay(attempt: int, result: Result) -> timedelta:
     backoff = schedule[min(attempt, len(schedule) - 1)] * jitter
     if result.status_code not in _BUSY:
         return backoff
-    return max(backoff, min(_retry_after(result.retry_after), LONGEST_RETRY_AFTER))
+    return max(backoff, _retry_after(result.retry_after))
 
 
 def _retry_after(value: str) -> timedelta:
     """Read a ``Retry-After`` header, seconds or a date (RFC 9110, 10.2.3); nonsense is nothing."""
     try:
-        if value.isdecimal():
-            return timedelta(seconds=int(value))
-        return timedelta(seconds=parse_http_date(value) - time.time())
-    except (ValueError, OverflowError):
+        seconds = int(value) if value.isdecimal() else parse_http_date(value) - time.time()
+    except ValueError:
         return timedelta(0)
+    return timedelta(seconds=min(seconds, LONGEST_RETRY_AFTER.total_seconds()))
 
 
 def _database() -> str:
