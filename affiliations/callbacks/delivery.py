@@ -9,16 +9,23 @@ who hangs holds no more than a few of the places.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from django.db import DatabaseError, InterfaceError, close_old_connections, router, transaction
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    close_old_connections,
+    router,
+    transaction,
+)
 from django.utils import timezone
 
 from affiliations.callbacks import claims, results, signature, transport
@@ -73,11 +80,12 @@ class Courier:
         self._busy: Counter[int] = Counter()
         self._ended: SimpleQueue[Sent] = SimpleQueue()
         self._unrecorded: list[Sent] = []
-        self._stopped = threading.Event()
+        # No event: a signal may arrive while its lock is held.
+        self._stopped = False
 
     def stop(self) -> None:
         """End the run as soon as what is in flight has been recorded."""
-        self._stopped.set()
+        self._stopped = True
 
     def run(
         self,
@@ -102,7 +110,8 @@ class Courier:
                 free = self.concurrency - self._busy.total()
                 if limit is not None:
                     free = min(free, limit - claimed)
-                found = self._claim(free, ids, patient=rest is not None)
+                was_idle = not (self._busy.total() or self._unrecorded)
+                found = self._claim(free, ids, patient=rest is not None or not was_idle)
                 claimed += len(found)
                 for callback in found:
                     self._busy[callback.partner_id] += 1
@@ -111,14 +120,14 @@ class Courier:
                     self._collect()
                 if self._unrecorded and self._is_time_to_record():
                     self._record(progress)
-                if found or self._busy.total() or self._unrecorded:
-                    continue
-                if rest is None or self._stopped.is_set():
+                if found or not was_idle:
+                    continue  # what is due may have had to wait for what was in flight
+                if rest is None or self._stopped or claimed == limit:
                     return self.summary
                 rest()
 
     def _claim(self, free: int, ids: Collection[int] | None, *, patient: bool) -> list[Callback]:
-        if free <= 0 or self._stopped.is_set():
+        if free <= 0 or self._stopped:
             return []
         try:
             return claims.claim(free, per_partner=self.per_partner, busy=self._busy, ids=ids)
@@ -159,20 +168,33 @@ class Courier:
 
     def _record(self, progress: Callable[[Summary], None]) -> None:
         """Record what has ended; what the partners have been told is kept until that is done."""
-        tries = 0
-        while True:
-            try:
-                results.record(self._unrecorded)
-                break
-            except (DatabaseError, InterfaceError):
-                tries += 1
-                if self._stopped.is_set() and tries >= _LAST_TRIES:
-                    raise
-                logger.exception("%s results are not recorded yet.", len(self._unrecorded))
-                self._await_database()
+        self._write(self._unrecorded)
         self.summary.add(self._unrecorded)
         self._unrecorded = []
         progress(self.summary)
+
+    def _write(self, group: Sequence[Sent]) -> None:
+        tries = 0
+        while True:
+            try:
+                results.record(group)
+                return
+            except (DataError, IntegrityError):
+                # The database is there, and does not take one of them: its row was deleted, say.
+                if len(group) > 1:
+                    for one in group:
+                        self._write([one])
+                else:
+                    logger.exception(
+                        "What became of callback %s cannot be recorded.", group[0].callback.pk
+                    )
+                return
+            except (DatabaseError, InterfaceError):
+                tries += 1
+                if self._stopped and tries >= _LAST_TRIES:
+                    raise
+                logger.exception("%s results are not recorded yet.", len(group))
+                self._await_database()
 
     def _await_database(self) -> None:
         transaction.get_connection(router.db_for_write(Callback)).close()
