@@ -86,7 +86,7 @@ def _follow(url: str, headers: Callable[[str], Mapping[str, str]]) -> dict[str, 
     """Call ``url`` and where it redirects to; return the fields of the last answer."""
     for _ in range(MAX_REDIRECTS + 1):
         _check_scheme(url)
-        with _get(url, headers(url)) as response:
+        with _get(url, headers) as response:
             # Not followed by requests, which would read the page of a redirect to its end, if it
             # has one.
             target = _redirects.get_redirect_target(response)
@@ -107,10 +107,12 @@ def _check_scheme(url: str) -> None:
         raise InsecureAddress("this site calls partners over https only")
 
 
-def _get(url: str, headers: Mapping[str, str]) -> requests.Response:
+def _get(url: str, headers: Callable[[str], Mapping[str, str]]) -> requests.Response:
     call = connections.thread.call
     request = requests.PreparedRequest()
-    request.prepare("GET", url, headers={**_headers(), **headers})
+    request.prepare("GET", url, headers=_headers())
+    # Of the URL as it was prepared, with everything percent-encoded: so the partner sees it.
+    request.headers.update(headers(str(request.url)))
     while True:
         call.status, call.has_connected = None, False
         try:
