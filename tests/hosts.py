@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from affiliations.models import Partner
+if TYPE_CHECKING:
+    from affiliations.models import Partner
 
 ROOT = Path(__file__).parent.parent
 DISPATCHERS = "affiliations.callbacks.dispatchers."
@@ -31,7 +32,7 @@ class Process:
     def __init__(
         self, *command: str, settings: dict[str, Any], pass_fds: Sequence[int] = ()
     ) -> None:
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
         self.popen = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", *command],
             cwd=ROOT,

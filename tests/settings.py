@@ -3,7 +3,7 @@ Settings of the test project; the environment chooses the database and the user 
 
 AFFILIATIONS_TEST_DATABASE    sqlite (default), postgresql or mariadb
 AFFILIATIONS_TEST_USER_MODEL  empty (django.contrib.auth's) or "testapp_user.User"
-AFFILIATIONS_TEST_SERVICES    those of rabbitmq, redis and django-tasks-db that are there, with commas
+AFFILIATIONS_TEST_SERVICES    what is there of rabbitmq, redis, django-tasks-db (with commas)
 AFFILIATIONS_TEST_NAME        part of the databases' names, so that two runs do not meet
 PGHOST, PGPORT, PGUSER, PGPASSWORD, MYSQL_HOST, MYSQL_PORT, MYSQL_USER, MYSQL_PASSWORD
 """
