@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections
 
 from affiliations.callbacks import delivery
 from affiliations.callbacks.delivery import Courier, Summary
@@ -116,7 +116,7 @@ class TestACourier:
         assert len(told) <= 20
 
     def test_has_no_transaction_open_while_a_partner_is_called(self) -> None:
-        database = connection._connections[connection._alias]  # type: ignore[attr-defined]
+        database = connections["default"]
         open_: list[bool] = []
 
         def answer(caller: socket.socket) -> None:

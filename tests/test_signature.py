@@ -33,11 +33,8 @@ def verify(request: bytes, secret: str = SECRET) -> None:
     line, *fields = request.decode("ascii").split("\r\n")
     headers = dict(field.split(": ", 1) for field in fields if field)
     _, path_and_query, _ = line.split(" ")
-    # There is no JSON in a GET; the package verifies first and then looks for it.
-    try:
-        Webhook(secret).verify(path_and_query, headers)
-    except ValueError as error:
-        assert type(error).__name__ == "JSONDecodeError"  # noqa: PT017
+    # There is no JSON in a GET.
+    Webhook(secret).verify(path_and_query, headers, json_parse=False)
 
 
 def signed(url: str) -> dict[str, str]:

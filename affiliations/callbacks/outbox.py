@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from django.db import router, transaction
 from django.db.models import F, Max, Q
+from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -39,7 +40,7 @@ def queue(conversion: Conversion, subscriptions: Iterable[Subscription]) -> list
     for callback in callbacks:
         # One by one, nearly always one: MySQL gives no keys back from a bulk insert.
         callback.save(force_insert=True)
-    _hand_over_after_commit(callbacks)
+    _hand_over_after_commit(_waiting(callbacks))
     return callbacks
 
 
@@ -59,14 +60,16 @@ def resend(callback: Callback) -> bool:
             Callback.Status.EXHAUSTED,
         ],
     )
+    steps = len(settings.callback_retry_schedule)
     changed = again.update(
         status=Callback.Status.QUEUED,
         next_attempt_on=now,
         is_manual=True,
-        resend_count=F("resend_count") + 1,
+        # One more than there were, also where the schedule was longer then.
+        resend_count=Greatest(F("resend_count") + 1 + steps, F("attempt_count") + 1) - steps,
     )
     if changed:
-        _hand_over_after_commit([callback])
+        _hand_over_after_commit([callback.pk])
     return bool(changed)
 
 
@@ -80,8 +83,9 @@ def resend_anew(callback: Callback) -> Callback:
     if callback.conversion is None:
         raise ValueError("a test callback cannot be sent again, only made anew")
     with transaction.atomic(using=router.db_for_write(Callback)):
-        # Of one conversion, so that two who ask at once come one after the other.
-        Conversion.objects.select_for_update().get(pk=callback.conversion.pk)
+        # Written, which locks it on every database, so that two who ask at once come one after the
+        # other. On SQLite a transaction that reads before it writes would fail.
+        Conversion.objects.filter(pk=callback.conversion.pk).update(trigger=F("trigger"))
         editions = Callback.objects.filter(
             conversion=callback.conversion_id,
             subscription=callback.subscription_id,
@@ -91,15 +95,20 @@ def resend_anew(callback: Callback) -> Callback:
         anew.edition = editions.aggregate(Max("edition"))["edition__max"] + 1
         anew.created_on = anew.next_attempt_on = timezone.now()
         anew.save(force_insert=True)
-        _hand_over_after_commit([anew])
+        _hand_over_after_commit(_waiting([anew]))
     return anew
 
 
-def _hand_over_after_commit(callbacks: Iterable[Callback]) -> None:
-    """Give those that are to be sent to the dispatcher, once they are committed."""
-    if waiting := [row.pk for row in callbacks if row.status == Callback.Status.QUEUED]:
+def _waiting(callbacks: Iterable[Callback]) -> list[int]:
+    """Return the ids of those that are to be sent."""
+    return [row.pk for row in callbacks if row.status == Callback.Status.QUEUED]
+
+
+def _hand_over_after_commit(callback_ids: Sequence[int]) -> None:
+    """Give them to the dispatcher, once they are committed."""
+    if callback_ids:
         transaction.on_commit(
-            partial(_hand_over, waiting), using=router.db_for_write(Callback), robust=True
+            partial(_hand_over, callback_ids), using=router.db_for_write(Callback), robust=True
         )
 
 
