@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -37,32 +40,47 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Deliver, and say how many."""
-        if options["concurrency"] < 1:
-            raise CommandError("--concurrency must be 1 or more.")
+        if options["concurrency"] < 1 or (options["limit"] is not None and options["limit"] < 1):
+            raise CommandError("--concurrency and --limit must be 1 or more.")
         courier = Courier(concurrency=options["concurrency"])
-        woken = threading.Event()
+        # A queue and no event: a signal may arrive while the lock of an event is held.
+        woken: SimpleQueue[None] = SimpleQueue()
 
         def stop(number: int, frame: object) -> None:
             courier.stop()
-            woken.set()
+            woken.put(None)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        summary = courier.run(
-            limit=options["limit"],
-            rest=(lambda: self._rest(woken)) if options["loop"] else None,
-            progress=self._show if self.stdout.isatty() else lambda summary: None,
-        )
+        with _signals(stop):
+            summary = courier.run(
+                limit=options["limit"],
+                rest=(lambda: self._rest(woken)) if options["loop"] else None,
+                progress=self._show if self.stdout.isatty() else lambda summary: None,
+            )
         if self.stdout.isatty():
             self.stdout.write()
         self.stdout.write(f"{summary.delivered} delivered, {summary.failed} failed.")
 
-    def _rest(self, woken: threading.Event) -> None:
+    def _rest(self, woken: SimpleQueue[None]) -> None:
         for connection in connections.all(initialized_only=True):
             connection.close_if_unusable_or_obsolete()
-        woken.wait(self.POLL)
+        with suppress(Empty):
+            woken.get(timeout=self.POLL)
 
     def _show(self, summary: Summary) -> None:
         line = f"\r{summary.delivered} delivered, {summary.failed} failed"
         self.stdout.write(line, ending="")
         self.stdout.flush()
+
+
+@contextmanager
+def _signals(stop: Callable[[int, object], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT call ``stop``, where this is the thread that they come to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
