@@ -40,8 +40,9 @@ setup(
     ],
     extras_require={
         "celery": ["celery>=5.4"],
-        # Django has tasks of its own from 6.0 on.
-        "tasks": ["django-tasks>=0.8; python_version < '3.12'", "django-tasks-db>=0.8"],
+        # Django has tasks of its own from 6.0 on, and makes no use of django-tasks then. No marker
+        # can tell one Django from another.
+        "tasks": ["django-tasks>=0.12", "django-tasks-db>=0.12"],
     },
     # Only what the tests are run with is listed here.
     classifiers=[

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeGuard
 
@@ -135,21 +136,23 @@ def check_delivery(
     """Check that somebody sends what the dispatcher is given, and does so elsewhere."""
     path = getattr(django_settings, "AFFILIATE_CALLBACK_DISPATCHER", _DISPATCHERS + "thread")
     messages: list[CheckMessage] = []
-    if path == f"{_DISPATCHERS}celery" and find_spec("celery") is None:
+    if path == f"{_DISPATCHERS}celery" and not _is_installed("celery"):
         messages.append(_missing_package(path, "celery"))
     if path == f"{_DISPATCHERS}tasks":
-        if find_spec("django.tasks") is None and find_spec("django_tasks") is None:
+        if not (_is_installed("django.tasks") or _is_installed("django_tasks")):
             messages.append(_missing_package(path, "tasks"))
-        elif _tasks_run_at_once():
+        elif _tasks_are("ImmediateBackend"):
             messages.append(
                 Error(
-                    "TASKS runs a task at once, where it is enqueued: each visitor who converts "
-                    "would wait for the partner.",
-                    hint="Give TASKS a backend with workers, such as django-tasks-db, or set "
+                    "TASKS runs a task at once, where it is enqueued, and not in a worker.",
+                    hint="Write, for example: "
+                    'TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}, or set '
                     f"AFFILIATE_CALLBACK_DISPATCHER to '{_DISPATCHERS}worker'.",
                     id="affiliations.E010",
                 )
             )
+        else:
+            messages.extend(_check_task())
     return messages
 
 
@@ -178,12 +181,44 @@ def check_production(
                 id="affiliations.W004",
             )
         )
+    if path == f"{_DISPATCHERS}tasks" and _tasks_are("DummyBackend"):
+        messages.append(
+            checks.Warning(
+                "TASKS keeps a task and never runs it: callbacks wait for the sweep.",
+                hint="Write, for example: "
+                'TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}',
+                id="affiliations.W005",
+            )
+        )
     return messages
 
 
-def _tasks_run_at_once() -> bool:
-    backend = getattr(django_settings, "TASKS", {}).get("default", {}).get("BACKEND", "")
-    return not backend or backend.endswith(".ImmediateBackend")
+def _tasks_are(backend: str) -> bool:
+    """Whether the default backend of Django's tasks is this one of Django's own."""
+    tasks = getattr(django_settings, "TASKS", None)
+    if not tasks:  # Django 5.2 has no TASKS, and django-tasks its own default
+        return backend == "ImmediateBackend"
+    path = tasks.get("default", {}).get("BACKEND", "")
+    return str(path).endswith(f".{backend}")
+
+
+def _check_task() -> Iterator[CheckMessage]:
+    try:
+        # As the dispatcher does, at the first commit: a task looks up its backend and its queue.
+        import_module("affiliations.callbacks.background")
+    except Exception as error:
+        yield Error(
+            f"TASKS does not take the task of affiliations: {error}",
+            hint='It needs an alias "default" whose QUEUES are not set or hold "default".',
+            id="affiliations.E011",
+        )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _missing_package(path: str, extra: str) -> CheckMessage:
