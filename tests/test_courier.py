@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from affiliations.callbacks import delivery
 from affiliations.callbacks.delivery import Courier, Summary
 from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
 from tests.factories import CallbackFactory, PartnerFactory, SubscriptionFactory
+from tests.outages import Outage
 from tests.raw_partner import OK, RawPartner, dripping, hanging_after
 from tests.settings import DATABASE
 
@@ -259,72 +258,12 @@ class TestACourierThatIsStopped:
         assert statuses() == [Status.QUEUED]
 
 
-class Outage(logging.Handler):
-    """
-    The database is gone, for real, from ``begin()`` until ``end()``.
-
-    The connection is cut and a new one is refused; the file of SQLite is locked by somebody else.
-    With ``failures`` it ends when so many have been logged.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failures: int | None = None
-        self.logged = 0
-        self.other: sqlite3.Connection | None = None
-        with connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                cursor.execute("SELECT pg_backend_pid()")
-            elif connection.vendor == "mysql":
-                cursor.execute("SELECT connection_id()")
-            else:
-                cursor.execute("SELECT 1")
-            self.ours = cursor.fetchone()[0]
-        self.settings = connection.settings_dict
-        self.port = self.settings["PORT"]
-
-    def begin(self) -> None:
-        """Begin; called from another thread than the one that uses the connection."""
-        if DATABASE == "sqlite":
-            self.other = sqlite3.connect(
-                self.settings["NAME"], timeout=5, isolation_level=None, check_same_thread=False
-            )
-            self.other.execute("BEGIN EXCLUSIVE")
-            return
-        kill = {"postgresql": "SELECT pg_terminate_backend(%s)", "mariadb": "KILL %s"}
-        with connection.cursor() as cursor:
-            cursor.execute(kill[DATABASE], [self.ours])
-        connection.close()
-        self.settings["PORT"] = "1"
-
-    def end(self) -> None:
-        self.settings["PORT"] = self.port
-        if self.other is not None:
-            self.other.close()
-            self.other = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.logged += 1
-        if self.logged == self.failures:
-            self.end()
-
-
 @pytest.fixture
 def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outage]:
     """Let the database be gone and come back; who waits for it waits a moment."""
     monkeypatch.setattr(delivery, "_DATABASE_PAUSE", 0.01)
-    connection.close()
-    if DATABASE == "sqlite":
-        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "timeout", 0.05)
-    outage = Outage()
-    logger = logging.getLogger("affiliations")
-    logger.addHandler(outage)
-    try:
+    with Outage() as outage:
         yield outage
-    finally:
-        logger.removeHandler(outage)
-        outage.end()
-        connection.close()
 
 
 class TestADatabaseThatIsGone:
