@@ -93,15 +93,21 @@ def manage(*arguments: str, **settings: Any) -> Any:
 
 @contextmanager
 def serving(*command: str, **settings: Any) -> Iterator[tuple[Process, Browser]]:
-    """Serve the test project; yield the server and a visitor's browser."""
-    # The server gets a socket that listens already, so whoever is early only waits.
+    """
+    Serve the test project; yield the server and a visitor's browser.
+
+    ``{fd}`` in the command stands for a socket that listens, ``{port}`` for a free port.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd, port = listener.fileno(), listener.getsockname()[1]
+        if "{port}" in command:
+            listener.close()
         command = tuple(part.format(fd=fd, port=port) for part in command)
-        with running(*command, pass_fds=[fd], **settings) as process:
+        with running(*command, pass_fds=[fd] if listener.fileno() >= 0 else [], **settings) as it:
             browser = Browser(port)
+            until(lambda: browser.answers() or not it.is_running())
             try:
-                yield process, browser
+                yield it, browser
             finally:
                 browser.connection.close()
 
@@ -113,6 +119,13 @@ class Browser:
         self.port = port
         self.connection = HTTPConnection("127.0.0.1", port, timeout=20)
         self.cookie = ""
+
+    def answers(self) -> bool:
+        """Whether the server takes a connection: it may be starting anew."""
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+            return True
+        return False
 
     def send(self, method: str, path: str) -> int:
         self.connection.request(method, path, headers={"Cookie": self.cookie})

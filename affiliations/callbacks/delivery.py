@@ -9,10 +9,11 @@ who hangs holds no more than a few of the places.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -105,7 +106,7 @@ class Courier:
             progress: Called with the summary after each group that was recorded.
         """
         claimed = 0
-        with ThreadPoolExecutor(self.concurrency, "affiliations-callback") as pool:
+        with self._pool() as waiting:
             while True:
                 free = self.concurrency - self._busy.total()
                 if limit is not None:
@@ -115,7 +116,7 @@ class Courier:
                 claimed += len(found)
                 for callback in found:
                     self._busy[callback.partner_id] += 1
-                    pool.submit(self._send, callback)
+                    waiting.put(callback)
                 if self._busy.total():
                     self._collect()
                 if self._unrecorded and self._is_time_to_record():
@@ -125,6 +126,34 @@ class Courier:
                 if rest is None or self._stopped or claimed == limit:
                     return self.summary
                 rest()
+
+    @contextmanager
+    def _pool(self) -> Iterator[SimpleQueue[Callback | None]]:
+        """
+        Start the threads that send what is put into the queue, and end them.
+
+        All at once and before anything is claimed, since an interpreter that is about to end starts
+        none; and as daemons, since it would first wait for all others and then hand out no more.
+        """
+        waiting: SimpleQueue[Callback | None] = SimpleQueue()
+        pool: list[threading.Thread] = []
+        try:
+            for _ in range(self.concurrency):
+                thread = threading.Thread(
+                    target=self._work, args=[waiting], name="affiliations-callback", daemon=True
+                )
+                thread.start()
+                pool.append(thread)
+            yield waiting
+        finally:
+            for _ in pool:
+                waiting.put(None)
+            for thread in pool:
+                thread.join()
+
+    def _work(self, waiting: SimpleQueue[Callback | None]) -> None:
+        while (callback := waiting.get()) is not None:
+            self._send(callback)
 
     def _claim(self, free: int, ids: Collection[int] | None, *, patient: bool) -> list[Callback]:
         if free <= 0 or self._stopped:

@@ -8,6 +8,7 @@ visitor waits for it. The rows are in the database whatever becomes of the call,
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -124,9 +125,11 @@ class _Sender(_Background):
         try:
             self.courier.run(rest=self.rest)
         except Exception:
-            logger.exception(
-                "The thread that sends callbacks has ended; the next commit starts it."
-            )
+            # An interpreter that is ending starts no thread any more: nothing has been claimed.
+            if threading.main_thread().is_alive():
+                logger.exception(
+                    "The thread that sends callbacks has ended; the next commit starts it."
+                )
         finally:
             connections.close_all()
 
@@ -228,6 +231,4 @@ def _finish() -> None:
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch -- Windows does not fork
     os.register_at_fork(after_in_child=_begin_anew)
-# Not atexit: before its functions are called, concurrent.futures has shut down every pool, also
-# that of a courier which has just claimed something. Its own function is called after this one.
-threading._register_atexit(_finish)  # type: ignore[attr-defined]
+atexit.register(_finish)
