@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import django
 import requests
@@ -89,7 +90,8 @@ def queue(url: str, count: int) -> None:
             subscription_id=conversion.subscription_id,
             partner_id=conversion.partner_id,
             url=f"{url}?v={number}",
-            next_attempt_on=now,
+            # One after the other, as they come in: not all those of one partner together.
+            next_attempt_on=now - timedelta(microseconds=count - number),
         )
         for number, conversion in enumerate(Conversion.objects.order_by("pk"))
     )
