@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -78,7 +79,7 @@ def _is_under_test() -> bool:
     return utils is not None and hasattr(utils._TestState, "saved_data")
 
 
-class _Background:
+class _Background(ABC):
     """A daemon thread of this process, started when there is work and so after any fork."""
 
     NAME = ""
@@ -94,9 +95,9 @@ class _Background:
                 self.thread = threading.Thread(target=self.run, name=self.NAME, daemon=True)
                 self.thread.start()
 
+    @abstractmethod
     def run(self) -> None:
         """Work for as long as the process lives."""
-        raise NotImplementedError
 
 
 class _Sender(_Background):
