@@ -25,7 +25,9 @@ from tests.factories import CallbackFactory, PartnerFactory, SubscriptionFactory
 from tests.hosts import environment, manage, until
 from tests.raw_partner import OK, RawPartner
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+#: For what other threads or processes are to see.
+committed = pytest.mark.django_db(transaction=True)
 
 Status = Callback.Status
 
@@ -105,6 +107,7 @@ class TestDeliverCallbacksFromCron:
         call_command("deliver_callbacks")
         assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
+    @committed
     def test_runs_in_a_thread_of_a_hosts_scheduler(self) -> None:
         def run() -> None:
             try:
@@ -129,6 +132,7 @@ class TestDeliverCallbacksFromCron:
         assert progress[0].rpartition("\r")[2] == "3 delivered, 0 failed"
         assert (last, end) == ("3 delivered, 0 failed.", "")
 
+    @committed
     def test_counts_on_a_real_terminal(self) -> None:
         with RawPartner() as partner:
             due(3, partner.url)
@@ -148,6 +152,7 @@ class TestDeliverCallbacksFromCron:
         assert said.endswith("\r3 delivered, 0 failed\r\n3 delivered, 0 failed.\r\n")
 
 
+@committed
 class TestDeliverCallbacksForEver:
     def test_sends_what_comes_within_a_second_or_so_and_ends_when_told_to(self) -> None:
         with RawPartner() as partner, manage("deliver_callbacks", "--loop") as process:
@@ -192,6 +197,7 @@ class TestDeliverCallbacksForEver:
 
 class TestTheOthers:
     @pytest.mark.parametrize(("minutes", "code"), [(1, 0), (10, 1)])
+    @committed
     def test_check_callbacks_exits_with_1_past_a_limit(self, minutes: int, code: int) -> None:
         CallbackFactory(next_attempt_on=timezone.now() - timedelta(minutes=minutes))
         with manage("check_callbacks") as process:

@@ -19,7 +19,9 @@ from tests.outages import Outage
 from tests.raw_partner import OK, RawPartner, dripping, hanging_after
 from tests.settings import DATABASE
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+#: For what other threads or processes are to see.
+committed = pytest.mark.django_db(transaction=True)
 
 Status = Callback.Status
 
@@ -114,6 +116,7 @@ class TestACourier:
         assert told[-1] == 40
         assert len(told) <= 20
 
+    @committed
     def test_has_no_transaction_open_while_a_partner_is_called(self) -> None:
         database = connections["default"]
         open_: list[bool] = []
@@ -129,6 +132,7 @@ class TestACourier:
             Courier().run()
         assert open_ == [False, False]
 
+    @committed
     def test_talks_to_the_database_from_its_own_thread_only(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -204,6 +208,7 @@ class TestAPartnerWhoHangs:
         first = min(row.started_on.timestamp() + row.duration_ms / 1000 for row in hung)
         assert last < first
 
+    @committed
     def test_keeps_no_callback_claimed_that_is_not_being_sent(self) -> None:
         """What waits behind a hanging partner would outlive its lease unsent."""
         claimed: list[int] = []
@@ -223,6 +228,7 @@ class TestAPartnerWhoHangs:
         assert max(claimed) <= in_flight_or_unrecorded
 
 
+@committed
 class TestACourierThatIsStopped:
     def test_claims_no_more_and_finishes_and_records_what_is_in_flight(self) -> None:
         courier = Courier(concurrency=2)
@@ -266,6 +272,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outage]:
         yield outage
 
 
+@committed
 class TestADatabaseThatIsGone:
     @pytest.mark.parametrize("rest", [None, Rest(stop_after=1)], ids=["once", "for ever"])
     def test_while_a_result_is_recorded_gets_it_when_it_is_back(
@@ -329,6 +336,7 @@ def threading_begin(outage: Outage) -> None:
     thread.join(10)
 
 
+@committed
 class TestAResultThatCannotBeRecorded:
     def test_does_not_keep_the_others_from_being_recorded(
         self, caplog: pytest.LogCaptureFixture

@@ -47,7 +47,9 @@ from tests.raw_partner import (
     sending,
 )
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+#: For what other threads or processes are to see.
+committed = pytest.mark.django_db(transaction=True)
 
 Status = Callback.Status
 Error = CallbackAttempt.Error
@@ -95,6 +97,7 @@ def ids(server: RawPartner) -> list[bytes]:
     return [field for field in fields if field.startswith(b"webhook-id: ")]
 
 
+@committed
 class TestARollback:
     def test_leaves_no_row_and_nothing_is_sent(self, settings: Any) -> None:
         settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_faults.at_once"
@@ -110,6 +113,7 @@ class TestARollback:
             assert len(partner.requests) == 1
 
 
+@committed
 class TestBeforeTheNudge:
     def test_what_was_committed_by_a_process_that_was_killed_is_sent_by_the_next_sweep(
         self,
@@ -134,6 +138,7 @@ class TestBeforeTheNudge:
             assert Courier().run().delivered == 1
 
 
+@committed
 class TestAWorkerThatIsKilled:
     LEASE = 2
 
@@ -182,6 +187,7 @@ class TestAWorkerThatIsKilled:
         assert callback.status == Status.EXHAUSTED
 
 
+@committed
 class TestSigterm:
     def test_claims_no_more_finishes_and_records_what_is_in_flight_and_exits_with_0(self) -> None:
         workers: list[Process] = []
@@ -208,6 +214,7 @@ class TestSigterm:
         assert Callback.objects.filter(status=Status.QUEUED, attempt_count=0).count() == 18 - sent
 
 
+@committed
 class TestTheDatabase:
     def test_that_is_down_while_recording_gets_the_result_when_it_is_back(
         self, monkeypatch: pytest.MonkeyPatch
@@ -360,6 +367,7 @@ class TestAnAddressInsideThisNetwork:
         assert callback.attempts.get().error == Error.BLOCKED_ADDRESS
 
 
+@committed
 class TestTwoWorkers:
     def test_send_each_callback_once(self) -> None:
         with RawPartner(dripping(b"", [OK], every=0.02)) as partner:
@@ -377,6 +385,7 @@ class TestTwoWorkers:
         assert set(Callback.objects.values_list("attempt_count", flat=True)) == {1}
 
 
+@committed
 class TestAWorkerSlowerThanItsLease:
     @pytest.mark.parametrize(
         ("slow", "quick", "status"),
@@ -542,6 +551,7 @@ class TestAResend:
         assert callback.attempts.count() == 1
 
 
+@committed
 class TestTheThread:
     """Under web servers, reloaders and forks: test_dispatchers.py."""
 

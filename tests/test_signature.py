@@ -115,7 +115,7 @@ class TestASignature:
             call()
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.django_db
 class TestADeliveredCallback:
     def deliver(self, partner_server: RawPartner) -> Partner:
         callback = CallbackFactory(url=f"{partner_server.url}?v=1")
