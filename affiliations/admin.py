@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.db import DataError, models
+from django.db import DataError, connections, models
 from django.urls import get_script_prefix
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -29,7 +30,10 @@ from affiliations.models import (
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
+
+#: How databases fail at what was never a value of theirs: a NUL, a huge number, text for a number.
+_UNANSWERABLE = (DataError, OverflowError, ValueError)
 
 _URLS: Mapping[type[models.Field[Any, Any]], Mapping[str, Any]] = {
     models.URLField: {
@@ -49,10 +53,6 @@ def _shown(trigger: str) -> str:
 
 class SubscriptionForm(forms.ModelForm):
     """A subscription, with the triggers of the settings to choose from."""
-
-    class Meta:
-        model = Subscription
-        fields = ["partner", "trigger", "callback_url", "active", "counting", "closes_referral"]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,15 +94,29 @@ class ListAdmin(admin.ModelAdmin):
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         """Send who asks for what no database can answer back to the whole list, as Django does."""
         try:
-            return super().get_changelist_instance(request)
-        except (DataError, OverflowError, ValueError) as error:
+            changelist = super().get_changelist_instance(request)
+        except _UNANSWERABLE as error:
             raise IncorrectLookupParameters(error) from error
+        if not connections[changelist.queryset.db].features.has_zoneinfo_database:
+            # MySQL as it is installed: it could not tell on which day something happened.
+            changelist.date_hierarchy = None
+        return changelist
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet, search_term: str
     ) -> tuple[models.QuerySet, bool]:
         """Search without NULs, which lists refuse and an autocomplete of the host does not."""
         return super().get_search_results(request, queryset, search_term.replace("\0", ""))
+
+    def response_action(
+        self, request: HttpRequest, queryset: models.QuerySet, *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        """Run the action, unless it is to run on what can be the key of no row."""
+        try:
+            queryset.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME)).exists()
+        except _UNANSWERABLE:
+            return None
+        return super().response_action(request, queryset, *args, **kwargs)
 
 
 class FactAdmin(ListAdmin):

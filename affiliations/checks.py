@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeGuard
+from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings as django_settings
@@ -19,6 +19,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.utils.module_loading import import_string
 
+from affiliations.conf import settings
 from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
 
 _OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
@@ -91,31 +92,27 @@ def check_middleware(
 def check_settings(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Check the type and the range of each setting that is set."""
-    messages: list[CheckMessage] = []
+    """Check each setting that is set, and then whether they go together."""
+    if wrong := list(_check_values()):
+        return wrong
+    return [*_check_dispatcher(), *_check_parameters(), *_check_lease()]
+
+
+def _check_values() -> Iterator[CheckMessage]:
+    """Find a value of a wrong type or out of range."""
     for name, is_right, wanted, line in _SETTINGS:
-        if not hasattr(django_settings, name):
-            continue
-        value = getattr(django_settings, name)
-        if not is_right(value):
-            messages.append(
-                Error(
-                    f"{name} is {value!r}, but must be {wanted}.",
-                    hint=f"Write, for example: {name} = {line}",
-                    id="affiliations.E006",
-                )
+        if hasattr(django_settings, name) and not is_right(getattr(django_settings, name)):
+            yield Error(
+                f"{name} is {getattr(django_settings, name)!r}, but must be {wanted}.",
+                hint=f"Write, for example: {name} = {line}",
+                id="affiliations.E006",
             )
-    messages.extend(_check_dispatcher())
-    messages.extend(_check_parameters())
-    return messages
 
 
 def _check_dispatcher() -> Iterator[CheckMessage]:
-    path = getattr(django_settings, "AFFILIATE_CALLBACK_DISPATCHER", None)
-    if not _is_name(path):
-        return
+    """Find a dispatcher that nobody could call."""
     try:
-        dispatcher = import_string(path)
+        dispatcher: object = settings.callback_dispatcher
     except ImportError as error:
         problem = f"cannot be imported: {error}"
     else:
@@ -123,7 +120,8 @@ def _check_dispatcher() -> Iterator[CheckMessage]:
             return
         problem = "cannot be called"
     yield Error(
-        f"AFFILIATE_CALLBACK_DISPATCHER is {path!r}, which {problem}.",
+        f"AFFILIATE_CALLBACK_DISPATCHER is {django_settings.AFFILIATE_CALLBACK_DISPATCHER!r}, "
+        f"which {problem}.",
         hint="Write, for example: AFFILIATE_CALLBACK_DISPATCHER = "
         '"affiliations.callbacks.dispatchers.thread"',
         id="affiliations.E007",
@@ -231,20 +229,25 @@ def _missing_package(path: str, extra: str) -> CheckMessage:
 
 def _check_parameters() -> Iterator[CheckMessage]:
     """Find a parameter of the link that would have to mean two things."""
-    keys = getattr(django_settings, "AFFILIATE_QUERY_STRING_KEY", "affiliate_id")
-    click_id = getattr(django_settings, "AFFILIATE_CLICK_ID_KEY", "click_id")
-    sub_ids = getattr(
-        django_settings, "AFFILIATE_SUB_ID_KEYS", ("sub1", "sub2", "sub3", "sub4", "sub5")
-    )
-    if not (_is_key(keys) and _is_name(click_id) and _is_sub_ids(sub_ids)):
-        return
-    names = [*((keys,) if isinstance(keys, str) else keys), click_id, *sub_ids]
+    names = [*settings.query_string_keys, settings.click_id_key, *settings.sub_id_keys]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield Error(
             f"AFFILIATE_QUERY_STRING_KEY, AFFILIATE_CLICK_ID_KEY and AFFILIATE_SUB_ID_KEYS name "
             f"the parameter {name!r} more than once.",
             hint="Give each its own name.",
             id="affiliations.E008",
+        )
+
+
+def _check_lease() -> Iterator[CheckMessage]:
+    """Find a lease that ends while its callback may still be on its way."""
+    lease, deadline = settings.callback_lease.total_seconds(), settings.callback_deadline
+    if lease <= deadline:
+        yield Error(
+            f"AFFILIATE_CALLBACK_LEASE is {lease:g} seconds and AFFILIATE_CALLBACK_DEADLINE "
+            f"{deadline:g}: a callback that takes its time would be sent twice.",
+            hint="Keep the lease well above the deadline: 90 and 15 are the defaults.",
+            id="affiliations.E009",
         )
 
 
@@ -261,7 +264,7 @@ def _places(listed: Sequence[str], middleware: type) -> list[int]:
     return places
 
 
-def _is_name(value: object) -> TypeGuard[str]:
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
@@ -286,7 +289,9 @@ def _is_seconds(value: object) -> bool:
 
 
 def _is_window(value: object) -> bool:
-    return value is None or (isinstance(value, timedelta) and value > timedelta(0))
+    # Django could not reckon with a date before the year 1.
+    longest = timedelta(days=36_500)
+    return value is None or (isinstance(value, timedelta) and timedelta(0) < value <= longest)
 
 
 def _is_schedule(value: object) -> bool:
@@ -298,6 +303,8 @@ def _is_schedule(value: object) -> bool:
 def _is_timeout(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_seconds, value))
 
+
+_SECONDS = "a number of seconds above zero and below a million"
 
 #: (setting, test of its value, what it must be, a right value to write)
 _SETTINGS: tuple[tuple[str, Callable[[object], bool], str, str], ...] = (
@@ -318,7 +325,7 @@ _SETTINGS: tuple[tuple[str, Callable[[object], bool], str, str], ...] = (
     (
         "AFFILIATE_ATTRIBUTION_WINDOW",
         _is_window,
-        "a timedelta above zero, or None",
+        "a timedelta above zero and of at most a hundred years, or None",
         "timedelta(days=30)",
     ),
     ("AFFILIATE_ATTRIBUTE_BY_USER", _is_bool, "True or False", "False"),
@@ -332,17 +339,17 @@ _SETTINGS: tuple[tuple[str, Callable[[object], bool], str, str], ...] = (
     (
         "AFFILIATE_CALLBACK_TIMEOUT",
         _is_timeout,
-        "two numbers of seconds above zero, to connect and to read",
+        f"a tuple of two numbers, to connect and to read, each {_SECONDS}",
         "(3.05, 10)",
     ),
-    ("AFFILIATE_CALLBACK_DEADLINE", _is_seconds, "a number of seconds above zero", "15"),
+    ("AFFILIATE_CALLBACK_DEADLINE", _is_seconds, _SECONDS, "15"),
     (
         "AFFILIATE_CALLBACK_RETRY_SCHEDULE",
         _is_schedule,
         "numbers of seconds, one for each attempt",
         "(0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)",
     ),
-    ("AFFILIATE_CALLBACK_LEASE", _is_seconds, "a number of seconds above zero", "90"),
+    ("AFFILIATE_CALLBACK_LEASE", _is_seconds, _SECONDS, "90"),
     ("AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES", _is_bool, "True or False", "False"),
     ("AFFILIATE_CALLBACK_REQUIRE_HTTPS", _is_bool, "True or False", "False"),
 )

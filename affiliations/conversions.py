@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
@@ -37,29 +37,32 @@ def database() -> str:
     return router.db_for_write(Conversion)
 
 
-@contextmanager
-def attempt(trigger: str) -> Iterator[None]:
+def attempt(trigger: str, work: Callable[[], Conversion]) -> Conversion | None:
     """
-    Keep the host's work apart from whatever happens in this ``with`` block.
+    Do ``work`` and return what it returns, keeping the host's work apart from what happens in it.
 
-    Inside a transaction the block is a savepoint, its reads included: a failing read spoils a
+    Inside a transaction it is done within a savepoint, its reads included: a failing read spoils a
     transaction of PostgreSQL as a failing write does. ``NotCounted`` and every failure end here, in
-    the log. The one exception: where the failure has taken the host's transaction with it (MariaDB
-    does so at a deadlock) it is raised again, since the host's work is gone and it must know.
+    the log and with ``None``. The one exception: where the failure has taken the host's transaction
+    with it (MariaDB does so at a deadlock) it is raised again, since the host's work is gone and it
+    must know.
     """
     connection = transaction.get_connection(database())
+    if connection.needs_rollback:
+        return None  # Nothing of this transaction will exist, and nothing can be asked in it.
     try:
         # Without autocommit a transaction is open, though no atomic block is.
         in_transaction = connection.in_atomic_block or not connection.get_autocommit()
         with transaction.atomic(using=connection.alias) if in_transaction else nullcontext():
             try:
-                yield
+                return work()
             except NotCounted as refusal:
                 logger.debug("Trigger “%s” was not counted: %s.", trigger, refusal.reason.value)
     except Exception:
         if connection.needs_rollback:
             raise
         logger.exception("Trigger “%s” could not be counted.", trigger)
+    return None
 
 
 def record(

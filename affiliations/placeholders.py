@@ -149,7 +149,7 @@ def _mistakes(url: str) -> Iterator[str]:
         ) % {"macro": macro}
     if foreign:
         return
-    if "{" in parts.scheme + parts.netloc:
+    if "{" in parts.netloc:
         yield _("A placeholder cannot stand in the host of the URL.")
     if parts.fragment or url.endswith("#"):
         yield _("What follows “#” is never sent. Write %23 if you mean the character itself.")

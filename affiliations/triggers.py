@@ -78,9 +78,9 @@ def complete_trigger(
     host = instance._state.db if isinstance(instance, Model) else None
     if host not in (None, conversions.database()) and connections[host].in_atomic_block:
         # Ours cannot be rolled back together with theirs, so it waits until theirs is certain.
-        transaction.on_commit(partial(_complete, event), using=host)
+        transaction.on_commit(partial(conversions.attempt, name, event.credit), using=host)
         return None
-    return _complete(event)
+    return conversions.attempt(name, event.credit)
 
 
 async def acomplete_trigger(
@@ -148,6 +148,23 @@ class _Event:
         option = self._options().get(name) if self.instance is not None else None
         return _value(self.instance, option) if option is not None else None
 
+    def credit(self) -> Conversion:
+        """Credit whoever is to be credited; ``NotCounted`` where nobody is."""
+        visitor = self.referral()
+        reference = self.stated("reference")
+        try:
+            return conversions.record(
+                visitor,
+                self.name,
+                user=self.buyer(),
+                reference=self.default_reference() if reference is None else str(reference),
+                amount=self.stated("amount"),
+                currency=str(self.stated("currency") or ""),
+            )
+        finally:
+            if visitor.closed_on is not None:
+                self._forget(visitor)
+
     def referral(self) -> Visitor:
         """Find the referral that is to be credited; ``NotCounted`` where there is none."""
         if self._states("visitor"):
@@ -172,16 +189,16 @@ class _Event:
             return self.instance
         return None
 
-    def forget(self, visitor: Visitor) -> None:
-        """Let the session forget a closed ``visitor``, if it is this one that it remembers."""
-        if self.request is not None and visitors.remembered(self.request) == visitor.pk:
-            visitors.close_on_way_out(self.request, visitor)
-
     def default_reference(self) -> str:
         """Name the instance by its label and key, such as ``shop.order:17``."""
         if not isinstance(self.instance, Model) or self.instance.pk is None:
             return ""
         return f"{self.instance._meta.label_lower}:{self.instance.pk}"
+
+    def _forget(self, visitor: Visitor) -> None:
+        """Take a closed referral out of the session, if it is this one that it remembers."""
+        if self.request is not None and visitors.remembered(self.request) == visitor.pk:
+            visitors.close_on_way_out(self.request, visitor)
 
     @cached_property
     def _stated_user(self) -> User | None:
@@ -204,29 +221,6 @@ class _Event:
         return next(
             (entry[4] for entry in settings.triggers if entry[0] == self.name and entry[4:]), {}
         )
-
-
-def _complete(event: _Event) -> Conversion | None:
-    """Credit whoever is to be credited for ``event``; whatever goes wrong, the host goes on."""
-    if transaction.get_connection(conversions.database()).needs_rollback:
-        return None  # Nothing of this transaction will exist, and nothing can be asked in it.
-    conversion = None
-    with conversions.attempt(event.name):
-        visitor = event.referral()
-        reference = event.stated("reference")
-        try:
-            conversion = conversions.record(
-                visitor,
-                event.name,
-                user=event.buyer(),
-                reference=event.default_reference() if reference is None else str(reference),
-                amount=event.stated("amount"),
-                currency=str(event.stated("currency") or ""),
-            )
-        finally:
-            if visitor.closed_on is not None:
-                event.forget(visitor)
-    return conversion
 
 
 def _visitor_id(stated: object) -> Any:

@@ -70,6 +70,8 @@ class Browser:
 
     cookies: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str | bytes] = field(default_factory=dict)
+    #: Where the server has mounted the site.
+    prefix: str = ""
 
     def request(
         self,
@@ -122,7 +124,7 @@ class WSGIBrowser(Browser):
         path, _, query = target.partition(b"?")
         environ: dict[str, Any] = {
             "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "",
+            "SCRIPT_NAME": self.prefix,
             "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
             "QUERY_STRING": query.decode("latin-1"),
             "SERVER_NAME": "127.0.0.1",
@@ -167,9 +169,9 @@ class ASGIBrowser(Browser):
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": unquote_to_bytes(path).decode(errors="replace"),
-            "raw_path": path,
-            "root_path": "",
+            "path": self.prefix + unquote_to_bytes(path).decode(errors="replace"),
+            "raw_path": self.prefix.encode() + path,
+            "root_path": self.prefix,
             "query_string": query,
             "headers": [(name.lower().encode(), value) for name, value in headers],
             "client": ("203.0.113.7", 50_000),

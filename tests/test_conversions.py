@@ -315,9 +315,8 @@ def test_what_is_no_amount_is_left_out_and_said(
 # What it costs
 
 
-def attempt(visitor: Visitor, **stated: Any) -> None:
-    with conversions.attempt(TRIGGER):
-        record(visitor, **stated)
+def attempt(visitor: Visitor, **stated: Any) -> Conversion | None:
+    return conversions.attempt(TRIGGER, lambda: record(visitor, **stated))
 
 
 def statements(queries: CaptureQueriesContext) -> list[str]:

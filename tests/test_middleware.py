@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 import tls
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.conf.urls.i18n import i18n_patterns
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template import engines
-from django.test import AsyncRequestFactory, Client, RequestFactory
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import include, path
+from django.utils.decorators import async_only_middleware
 from django.views.decorators.csrf import csrf_exempt
 
 from affiliations import context, visitors
@@ -34,6 +35,23 @@ SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
 
 pytestmark = pytest.mark.urls(__name__)
+
+
+SYNC_ONLY = f"{__name__}.sync_only"
+ASYNC_ONLY = f"{__name__}.async_only"
+
+
+def sync_only(get_response: Any) -> Any:
+    """Do nothing, as a middleware of a host's that knows no asyncio."""
+    return lambda request: get_response(request)
+
+
+@async_only_middleware
+def async_only(get_response: Any) -> Any:
+    async def middleware(request: HttpRequest) -> HttpResponse:
+        return await get_response(request)
+
+    return middleware
 
 
 # The pages of the site, each once sync and once async.
@@ -532,6 +550,7 @@ def test_crawlers_count_where_the_site_wants_it(browser, partner, settings) -> N
         {"Sec-Purpose": "prefetch"},
         {"Sec-Purpose": "prefetch;prerender"},
         {"Sec-Purpose": "prefetch;anonymous-client-ip", "Sec-Fetch-Dest": "empty"},
+        {"Sec-Purpose": "prerender"},
         {"Purpose": "prefetch"},
         {"X-Moz": "prefetch"},
     ],
@@ -810,6 +829,16 @@ def test_behind_a_prefix_the_redirect_keeps_it(browser, partner, settings, prefi
     )
 
 
+def test_where_the_server_has_mounted_the_site_the_redirect_keeps_the_prefix(
+    browser, partner
+) -> None:
+    browser.prefix = "/shop"
+
+    for page in ("echo/?a=1", "?a=1", "shop/?a=1"):
+        answer = browser.get(partner.link(browser.views + page))
+        assert answer["Location"].decode() == f"/shop{browser.views}{page}"
+
+
 @pytest.mark.parametrize("prefix", ["//evil.example", "http://evil.example", "evil.example"])
 def test_a_prefix_leads_nowhere_else(browser, partner, settings, prefix: str) -> None:
     """(D8) Some servers take the prefix from a header."""
@@ -858,11 +887,24 @@ def test_a_failure_of_ours_does_not_keep_the_visitor_from_the_page(
 # django-tls.
 
 
-def test_the_request_is_bound_for_django_tls(browser) -> None:
-    """(D24)"""
-    answer = browser.get(f"{browser.views}bound/?n=1")
+@pytest.mark.parametrize("views", ["/", "/async/"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        [OURS],
+        [SYNC_ONLY, OURS],
+        [OURS, SYNC_ONLY],
+        [ASYNC_ONLY, OURS],
+        [SYNC_ONLY, OURS, ASYNC_ONLY],
+    ],
+)
+def test_the_request_is_bound_for_django_tls(browser, settings, views: str, around) -> None:
+    """(D24) In sync and async views, among middlewares of either kind."""
+    settings.MIDDLEWARE = around
 
-    assert answer.body.decode() == f"True {browser.views}bound/ 1"
+    answer = browser.get(f"{views}bound/?n=1")
+
+    assert answer.body.decode() == f"True {views}bound/ 1"
     assert context.current_request() is None
 
 
@@ -949,6 +991,17 @@ def test_in_the_whole_stack_ours_adds_no_hop_to_a_plain_page_and_one_to_a_landin
     assert hops_of("/async/echo/?a=1") == without
     assert hops_of(partner.link("/async/echo/")) == without + 1
     assert Visitor.objects.count() == 1
+
+
+def test_the_async_test_client_of_django_follows_a_link(partner) -> None:
+    @async_to_sync
+    async def visit() -> str:
+        client = AsyncClient()
+        response = await client.get(partner.link("/async/whose/?a=1"), follow=True)
+        assert response.redirect_chain == [("/async/whose/?a=1", 302)]
+        return response.content.decode()
+
+    assert visit() == str(Visitor.objects.get().pk)
 
 
 def test_the_middleware_is_as_async_as_what_it_wraps() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -547,6 +546,11 @@ class TestRecordingAnAttempt:
             record(claimed, now, delivered=True)
         assert Callback.objects.get().status == Callback.Status.QUEUED
 
+    def test_happens_whole_or_not_at_all(self, claimed: Callback) -> None:
+        with pytest.raises(ValidationError):
+            claimed.record(now="nonsense", delivered=True, started_on=timezone.now(), duration_ms=1)
+        assert not CallbackAttempt.objects.exists()
+
 
 class TestCallback:
     def test_has_an_id_of_its_own_for_the_partner(self) -> None:
@@ -596,14 +600,11 @@ def test_the_related_names_of_0_12_are_there(now: datetime) -> None:
     assert list(visitor.partner.subscriptions.all()) == [subscription]
 
 
-@pytest.mark.parametrize("find", [lambda now: Callback.objects.due(now)], ids=["due"])
 @pytest.mark.only_on("postgresql")
-def test_the_callbacks_that_are_due_are_found_by_an_index(
-    find: Callable[[datetime], models.QuerySet], now: datetime
-) -> None:
+def test_the_callbacks_that_are_due_are_found_by_an_index(now: datetime) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
-    assert "affiliations_callback_due" in find(now).explain()
+    assert "affiliations_callback_due" in Callback.objects.due(now).explain()
 
 
 def test_django_finds_nothing_wrong_with_the_tables() -> None:

@@ -229,7 +229,7 @@ def test_a_session_that_has_just_begun_may_remember_somebody(ask) -> None:
 
 @pytest.mark.django_db
 def test_to_ask_again_in_an_async_view_changes_no_thread(monkeypatch) -> None:
-    """Neither where the answer is known nor where the session has been read and is empty."""
+    """Nor to ask for somebody whose session is empty or has never been."""
     given = []
     run_in_executor = asyncio.BaseEventLoop.run_in_executor
 
@@ -238,8 +238,9 @@ def test_to_ask_again_in_an_async_view_changes_no_thread(monkeypatch) -> None:
         return run_in_executor(loop, *args)
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "run_in_executor", counting)
-    known, unknown = request_with(VisitorFactory().pk), request_with(None)
+    known, unknown, stranger = request_with(VisitorFactory().pk), request_with(None), HttpRequest()
     unknown.session.get(KEY)
+    stranger.session = SessionStore()
 
     @async_to_sync
     async def ask_all() -> tuple[int, int]:
@@ -247,6 +248,7 @@ def test_to_ask_again_in_an_async_view_changes_no_thread(monkeypatch) -> None:
         once = len(given)
         await visitors.acurrent(known)
         await visitors.acurrent(unknown)
+        await visitors.acurrent(stranger)
         return once, len(given)
 
     assert ask_all() == (1, 1)
@@ -302,7 +304,7 @@ def test_the_host_hears_of_a_visitor_once_it_is_certain(
 
 
 @pytest.mark.django_db
-def test_only_a_user_whom_a_row_can_point_to_is_a_user() -> None:
+def test_only_a_user_whom_a_row_can_point_to_is_a_user(monkeypatch) -> None:
     user = UserFactory()
     token_user = SimpleNamespace(is_authenticated=True, pk=1)
     lazy = SimpleLazyObject(lambda: user)
@@ -317,6 +319,8 @@ def test_only_a_user_whom_a_row_can_point_to_is_a_user() -> None:
     assert user_of(user=token_user) is None
     assert user_of(user=user) == user
     assert user_of(user=lazy) == user
+    monkeypatch.setattr(type(user), "is_authenticated", False)  # a row for all strangers
+    assert user_of(user=user) is None
 
 
 # The latest of a user.
@@ -327,8 +331,10 @@ def test_the_latest_open_referral_of_a_user_is_found_whatever_browser_it_came_to
     django_assert_num_queries,
 ) -> None:
     user = UserFactory()
-    VisitorFactory(user=user)
-    latest = VisitorFactory(user=user)
+    _, latest, earlier = VisitorFactory.create_batch(3, user=user)
+    now = timezone.now()
+    Visitor.objects.update(referred_on=now)
+    Visitor.objects.filter(pk=earlier.pk).update(referred_on=now - timedelta(days=1))
     VisitorFactory(user=user, closed_on=timezone.now())
     VisitorFactory(user=user, partner__active=False)
     VisitorFactory(user=UserFactory())
@@ -371,6 +377,19 @@ def test_a_closed_referral_is_forgotten_on_the_way_out(browser, page: str) -> No
     visitor.refresh_from_db()
     assert visitor.closed_on is not None
     assert session_of(browser) == {}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_was_known_is_unknown_once_the_referral_is_closed(ask) -> None:
+    visitor = VisitorFactory()
+    request = request_with(visitor.pk)
+    assert ask(request) == visitor
+
+    with transaction.atomic():
+        visitors.close_on_way_out(request, visitor)
+        assert ask(request) == visitor
+
+    assert ask(request) is None
 
 
 @pytest.mark.django_db(transaction=True)

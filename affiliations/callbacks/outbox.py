@@ -7,7 +7,6 @@ Nothing leaves the site before the commit.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from django.db import router, transaction
@@ -22,7 +21,7 @@ from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import Callback, Conversion, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 
 def queue(conversion: Conversion, subscriptions: Iterable[Subscription]) -> list[Callback]:
@@ -108,13 +107,11 @@ def _hand_over_after_commit(callback_ids: Sequence[int]) -> None:
     """Give them to the dispatcher, once they are committed."""
     if callback_ids:
         transaction.on_commit(
-            partial(_hand_over, callback_ids), using=router.db_for_write(Callback), robust=True
+            # No partial: Django 5.2 logs the __qualname__ of what has failed here.
+            lambda: settings.callback_dispatcher(callback_ids),
+            using=router.db_for_write(Callback),
+            robust=True,
         )
-
-
-def _hand_over(callback_ids: Sequence[int]) -> None:
-    """Give committed callbacks to the dispatcher that the settings name."""
-    settings.callback_dispatcher(callback_ids)
 
 
 def _callback(conversion: Conversion, subscription: Subscription, *, event: str) -> Callback:

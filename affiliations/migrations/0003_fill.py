@@ -32,6 +32,6 @@ class Migration(migrations.Migration):
     dependencies = [("affiliations", "0002_referral")]
 
     operations = [
-        migrations.RunPython(close, migrations.RunPython.noop, elidable=True),
-        migrations.RunPython(make_secrets, migrations.RunPython.noop, elidable=True),
+        migrations.RunPython(close, migrations.RunPython.noop),
+        migrations.RunPython(make_secrets, migrations.RunPython.noop),
     ]

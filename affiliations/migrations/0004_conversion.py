@@ -2,11 +2,36 @@
 
 import django.db.models.deletion
 import django.utils.timezone
+from django.apps.registry import Apps
 from django.conf import settings
 from django.db import migrations, models
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.exceptions import IrreversibleError
+from django.db.models.functions import Length
 
 import affiliations.models.callback
 import affiliations.models.partner
+
+
+def refuse(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """Stop on the way back to 0.12 where it could not hold a row, before anything is lost."""
+    connection = schema_editor.connection
+
+    visitors = apps.get_model("affiliations", "Visitor").objects.using(connection.alias)
+    subscriptions = apps.get_model("affiliations", "Subscription").objects.using(connection.alias)
+    found = {"visitors without a user": visitors.filter(user=None).count()}
+    if connection.vendor != "sqlite":  # which does not mind how long a text is
+        for what, rows, field in (
+            ("entry points of over 200 characters", visitors, "entry_point"),
+            ("callback URLs of over 200 characters", subscriptions, "callback_url"),
+        ):
+            found[what] = rows.annotate(length=Length(field)).filter(length__gt=200).count()
+    if any(found.values()):
+        listed = ", ".join(f"{count} {what}" for what, count in found.items() if count)
+        raise IrreversibleError(
+            f"The tables of 0.12 have no room for these rows: {listed}. Nothing has been changed. "
+            "To go back all the same, change or delete them first."
+        )
 
 
 class Migration(migrations.Migration):
@@ -346,4 +371,6 @@ class Migration(migrations.Migration):
                 name="affiliations_callback_event_told_once",
             ),
         ),
+        # The last operation is the first on the way back.
+        migrations.RunPython(migrations.RunPython.noop, refuse),
     ]

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def imported() -> set[str]:
+    """Name the distributions that the package imports, beside Python's own modules."""
+    modules = set()
+    for path in (ROOT / "affiliations").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules.add(node.module)
+    tops = {module.partition(".")[0] for module in modules} - {"affiliations"}
+    whose = packages_distributions()
+    return {whose[top][0].lower() for top in tops - sys.stdlib_module_names}
+
+
+def required() -> dict[str, str]:
+    """Return what setup.py asks for: names and versions."""
+    [call] = [
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "install_requires"
+    ]
+    lines = ast.literal_eval(call.value)
+    return {
+        name.lower(): rest for name, rest in (re.split("(?=>)", line, maxsplit=1) for line in lines)
+    }
+
+
+def test_what_the_package_imports_is_installed_with_it_and_nothing_else() -> None:
+    """(D27) 0.12 asked for ``mock``, which only its tests needed."""
+    brought_by_others = {
+        "asgiref",  # Django's
+        "urllib3",  # requests'
+    }
+    assert imported() - brought_by_others == set(required())
+    assert "mock" not in required()
+
+
+def test_werkzeug_is_new_enough_to_keep_the_requests_of_async_views_apart() -> None:
+    """(D27) With Werkzeug 1 the request of django-tls is kept by thread."""
+    assert required()["werkzeug"] == ">=2"
