@@ -18,9 +18,10 @@ class AffiliateTrackingConfig(AppConfig):
     def ready(self) -> None:
         """Connect the triggers of the settings and register the system checks."""
         from affiliations import checks, wiring
+        from affiliations.callbacks import checks as callback_checks
 
         wiring.connect()
         register(checks.check_middleware, "affiliations")
         register(checks.check_settings, "affiliations")
-        register(checks.check_delivery, "affiliations")
-        register(checks.check_production, "affiliations", deploy=True)
+        register(callback_checks.check_dispatcher, "affiliations")
+        register(callback_checks.check_production, "affiliations", deploy=True)

@@ -18,8 +18,8 @@ from django.test import override_settings
 from django.utils import timezone
 
 from affiliations.callbacks import dispatchers
+from affiliations.callbacks.checks import check_dispatcher, check_production
 from affiliations.callbacks.delivery import Courier
-from affiliations.checks import check_delivery, check_production
 from affiliations.models import Callback, Partner
 from affiliations.triggers import complete_trigger
 from tests.factories import CallbackFactory, SubscriptionFactory, VisitorFactory
@@ -375,13 +375,13 @@ class TestTheChecks:
     @pytest.mark.parametrize("name", ["thread", "worker"])
     def test_pass_dispatchers_that_need_nothing(self, name: str) -> None:
         with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + name):
-            assert check_delivery() == []
+            assert check_dispatcher() == []
 
     def test_name_the_extra_of_celery_where_it_is_missing(self, monkeypatch: Any) -> None:
         monkeypatch.setitem(sys.modules, "celery", None)
         with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "celery"):
-            [message] = check_delivery()
-        assert message.id == "affiliations.E009"
+            [message] = check_dispatcher()
+        assert message.id == "affiliations.E010"
         assert "pip install 'django-affiliate-tracking[celery]'" in message.hint
 
     def test_name_the_extra_of_tasks_where_it_is_missing(self, monkeypatch: Any) -> None:
@@ -389,14 +389,14 @@ class TestTheChecks:
         monkeypatch.setitem(sys.modules, "django.tasks", None)
         monkeypatch.setitem(sys.modules, "django_tasks", None)
         with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "tasks"):
-            [message] = check_delivery()
-        assert message.id == "affiliations.E009"
+            [message] = check_dispatcher()
+        assert message.id == "affiliations.E010"
         assert "pip install 'django-affiliate-tracking[tasks]'" in message.hint
 
     @pytest.mark.needs("rabbitmq")
     def test_pass_celery_where_it_is_installed(self) -> None:
         with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "celery"):
-            assert check_delivery() == []
+            assert check_dispatcher() == []
 
 
 @pytest.mark.needs("django-tasks-db")
@@ -406,17 +406,17 @@ class TestTheChecksOfTasks:
         settings.AFFILIATE_CALLBACK_DISPATCHER = DISPATCHERS + "tasks"
 
     def test_refuse_the_default_which_runs_a_task_at_once(self) -> None:
-        [message] = check_delivery()
-        assert message.id == "affiliations.E010"
+        [message] = check_dispatcher()
+        assert message.id == "affiliations.E011"
         assert "DatabaseBackend" in message.hint
 
     def test_refuse_the_backend_that_runs_a_task_at_once(self, settings: Any) -> None:
         settings.TASKS = {"default": {"BACKEND": immediate_backend()}}
-        assert ids(*check_delivery()) == ["E010"]
+        assert ids(*check_dispatcher()) == ["E011"]
 
     def test_pass_a_backend_with_workers(self, settings: Any) -> None:
         settings.TASKS = TASKS
-        assert check_delivery() == check_production() == []
+        assert check_dispatcher() == check_production() == []
 
     @pytest.mark.parametrize(
         "tasks",
@@ -431,12 +431,12 @@ class TestTheChecksOfTasks:
     ) -> None:
         monkeypatch.delitem(sys.modules, "affiliations.callbacks.background", raising=False)
         settings.TASKS = tasks
-        assert ids(*check_delivery()) == ["E011"]
+        assert ids(*check_dispatcher()) == ["E012"]
 
     def test_warn_before_a_deployment_of_a_backend_that_runs_nothing(self, settings: Any) -> None:
         dummy = immediate_backend().replace("immediate.Immediate", "dummy.Dummy")
         settings.TASKS = {"default": {"BACKEND": dummy}}
-        assert check_delivery() == []
+        assert check_dispatcher() == []
         assert ids(*check_production()) == ["W005"]
 
 
@@ -448,12 +448,12 @@ class TestTheChecksBeforeADeployment:
     def test_warn_of_the_thread(self) -> None:
         with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "thread"):
             assert ids(*check_production()) == ["W003"]
-            assert check_delivery() == []
+            assert check_dispatcher() == []
 
     def test_warn_of_private_addresses(self) -> None:
         with override_settings(AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES=True):
             assert ids(*check_production()) == ["W004"]
-            assert check_delivery() == []
+            assert check_dispatcher() == []
 
     def test_are_made_with_deploy_only(self) -> None:
         from django.core.checks import run_checks

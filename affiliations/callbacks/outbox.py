@@ -21,7 +21,7 @@ from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import Callback, Conversion, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 def queue(conversion: Conversion, subscriptions: Iterable[Subscription]) -> list[Callback]:
