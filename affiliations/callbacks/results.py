@@ -231,14 +231,14 @@ def _suspend(subscription_ids: Iterable[int], now: datetime) -> None:
         failing_since__lte=now - SUSPEND_AFTER,
         callbacks_suspended_on=None,
     )
+    # Nobody else suspends them now: since their failures were counted, they are locked.
     for subscription in failing.order_by("pk"):
-        changed = Subscription.objects.filter(pk=subscription.pk, callbacks_suspended_on=None)
-        if changed.update(callbacks_suspended_on=now):
-            waiting = Callback.objects.queued().filter(subscription=subscription)
-            held = waiting.update(status=Status.HELD)
-            logger.error("Subscription %s is suspended; %s held.", subscription.pk, held)
-            subscription.callbacks_suspended_on = now
-            _tell(subscription_suspended, subscription=subscription)
+        subscription.callbacks_suspended_on = now
+        subscription.save(update_fields=["callbacks_suspended_on"])
+        waiting = Callback.objects.queued().filter(subscription=subscription)
+        held = waiting.update(status=Status.HELD)
+        logger.error("Subscription %s is suspended; %s held.", subscription.pk, held)
+        _tell(subscription_suspended, subscription=subscription)
 
 
 def _tell(signal: Signal, **what: Callback | Subscription) -> None:
