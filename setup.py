@@ -39,7 +39,7 @@ setup(
         "crawler-user-agents>=0.13",
     ],
     extras_require={
-        "celery": ["celery>=5.4"],
+        "celery": ["celery>=5.5"],
         # Django has tasks of its own from 6.0 on, and makes no use of django-tasks then. No marker
         # can tell one Django from another.
         "tasks": ["django-tasks>=0.12", "django-tasks-db>=0.12"],
