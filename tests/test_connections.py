@@ -260,6 +260,17 @@ def test_a_fork_leaves_its_parent_s_connections_alone(partner: RawPartner) -> No
     assert partner.connections == 2
 
 
+def test_a_child_begins_with_nothing_of_its_parent_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, without a process: not its connections, and not a lock that nobody gives back."""
+    adapter, lock = transport._adapter, connections._tls_lock
+    monkeypatch.setattr(connections, "_tls_lock", lock)
+    transport._begin_anew()
+    with lock:
+        connections._begin_anew()
+        assert connections.tls_context().verify_mode == ssl.CERT_REQUIRED
+    assert transport._adapter is not adapter
+
+
 def endlessly(head: bytes, part: bytes = b"x" * 65536) -> Callable[[socket.socket], None]:
     def answer(connection: socket.socket) -> None:
         connection.sendall(head)

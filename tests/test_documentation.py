@@ -39,6 +39,7 @@ from pytest_httpserver import HTTPServer
 
 import affiliations
 from affiliations import checks, conversions, models, placeholders, wiring
+from affiliations.callbacks import checks as callbacks_checks
 from affiliations.callbacks.delivery import deliver
 from affiliations.conf import Settings
 from affiliations.conf import settings as our_settings
@@ -473,7 +474,8 @@ def test_every_setting_is_listed_with_its_default(page: Path) -> None:
 
 
 def test_every_check_is_explained() -> None:
-    ids = set(re.findall(r"\b[EW]\d{3}\b", inspect.getsource(checks)))
+    code = inspect.getsource(checks) + inspect.getsource(callbacks_checks)
+    ids = set(re.findall(r"\b[EW]\d{3}\b", code))
     text = (DOCS / "checks.rst").read_text(encoding="utf-8")
     assert re.findall(r"^.*affiliations\.([EW]\d{3}).*\n[-~=^]{5,}$", text, re.M) == sorted(ids)
 

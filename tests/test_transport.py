@@ -207,6 +207,15 @@ class TestARequest:
         transport._headers.cache_clear()
         assert b"User-Agent: django-affiliate-tracking\r\n" in partner.requests[0]
 
+    def test_that_cannot_be_signed_is_a_failure_and_no_error_of_ours(self) -> None:
+        def signed(url: str) -> dict[str, str]:
+            raise LookupError("no secret")
+
+        with RawPartner() as partner:
+            result = transport.send(partner.url, signed)
+        assert (result.error, result.message) == (Error.PROTOCOL, "LookupError: no secret")
+        assert partner.connections == 0
+
     def test_goes_through_no_proxy_of_the_environment(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
