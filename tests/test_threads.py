@@ -25,7 +25,7 @@ SETTINGS = {
     "AFFILIATE_CALLBACK_LEASE": 3,
 }
 #: Seconds that a visitor may need on a busy machine, and that no partner here is content with.
-AT_ONCE = 2.0
+AT_ONCE = 3.0
 
 RUNSERVER = ["django", "runserver", "{port}"]
 SERVERS = [

@@ -175,7 +175,13 @@ class Courier:
             webhook_id=callback.webhook_id,
             secret=callback.partner.signing_secret,
         )
-        self._ended.put(Sent(callback, started_on, transport.send(callback.url, headers)))
+        try:
+            result = transport.send(callback.url, headers)
+        except Exception as failure:
+            # A fault of ours. Without a result its place in the pool would be lost.
+            logger.exception("Callback %s could not be sent.", callback.pk)
+            result = transport.Result(0, error=transport.Error.LOST, message=repr(failure))
+        self._ended.put(Sent(callback, started_on, result))
 
     def _collect(self) -> None:
         """Take what has ended, waiting a moment for the first."""
