@@ -532,10 +532,6 @@ class TestManyRowsInFront:
         """How long it takes with half a million rows is shown by the benchmark."""
         self.due()
         without = self.claim_reads()
-        connection.cursor().execute(
-            "DROP INDEX affiliations_callback_due"
-            + (" ON affiliations_callback" if connection.vendor == "mysql" else "")
-        )
         front = PartnerFactory()
         first = Callback.objects.create(
             subscription=SubscriptionFactory(partner=front),
