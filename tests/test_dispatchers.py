@@ -256,7 +256,7 @@ class TestAHostsOwnDispatcher:
     def test_gets_the_ids_after_the_commit(
         self, partner: Partner, server: RawPartner, settings: Any
     ) -> None:
-        settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_dispatching.remember"
+        settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_dispatchers.remember"
         remembered.clear()
         with transaction.atomic():
             convert(partner)
