@@ -212,6 +212,17 @@ class TestAResendWithTheUrlOfToday:
         assert anew.status == Status.CANCELLED
         assert anew.reason
 
+    def test_that_would_climb_to_another_page_of_the_partners_is_cancelled(self) -> None:
+        callback = ended(Status.DELIVERED)
+        callback.conversion.visitor.sub1 = ".."
+        callback.subscription.callback_url = "https://new.example/{sub1}/?v={visitor_id}"
+        anew = outbox.resend_anew(callback)
+        assert (anew.status, anew.url) == (
+            Status.CANCELLED,
+            "https://new.example/{sub1}/?v={visitor_id}",
+        )
+        assert anew.reason
+
 
 @pytest.mark.django_db(transaction=True)
 class TestTwoAtOnce:
