@@ -106,6 +106,25 @@ class TestACourier:
             rest = Rest(courier, stop_after=3, meanwhile=lambda: due(1, partner.url))
             assert courier.run(rest=rest).delivered == 2
 
+    def test_goes_on_after_a_fault_of_ours_and_tries_that_one_again_later(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        send = delivery.transport.send
+
+        def faulty(url: str, headers: Any) -> Any:
+            if "fault" in url:
+                raise RuntimeError("nobody has thought of this")
+            return send(url, headers)
+
+        monkeypatch.setattr(delivery.transport, "send", faulty)
+        with RawPartner() as partner:
+            CallbackFactory(url=f"{partner.url}?fault")
+            due(2, partner.url)
+            assert Courier(concurrency=1).run() == Summary(delivered=2, failed=1)
+        assert statuses() == [Status.QUEUED, Status.DELIVERED, Status.DELIVERED]
+        assert "nobody has thought of this" in CallbackAttempt.objects.get(error="lost").message
+        assert "could not be sent" in caplog.text
+
     def test_tells_how_far_it_has_come_in_groups(self) -> None:
         told: list[int] = []
         with RawPartner() as partner:
