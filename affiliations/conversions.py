@@ -100,7 +100,7 @@ def record(
         reference=reference[:255],
         dedupe_key=_dedupe_key(subscriptions[0], visitor, reference),
         amount=_amount(amount, trigger),
-        currency=currency[:3],
+        currency=_currency(currency, trigger),
         created_on=now,
     )
     if _is_counted(conversion):
@@ -167,3 +167,11 @@ def _amount(value: object, trigger: str) -> Decimal | None:
         pass
     logger.error("Trigger “%s” was completed with %r, which is not an amount.", trigger, value)
     return None
+
+
+def _currency(code: str, trigger: str) -> str:
+    """Return an ISO 4217 code; a longer one is left out, and logged, since a cut one is another."""
+    if len(code) <= 3:
+        return code
+    logger.error("Trigger “%s” was completed with %r, which is not a currency.", trigger, code)
+    return ""

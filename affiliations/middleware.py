@@ -7,10 +7,11 @@ into the session.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlsplit
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -90,6 +91,13 @@ class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs 
 
     def _setup(self) -> None:
         self._wrapped = visitors.current(self._request)
+
+    def __copy__(self) -> LazyVisitor:
+        return LazyVisitor(self._request)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyVisitor:
+        # Within a copy of the request this is that copy.
+        return LazyVisitor(copy.deepcopy(self._request, memo))
 
 
 class Landing:

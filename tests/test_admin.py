@@ -603,9 +603,13 @@ HUGE = "9" * 30
 
 
 def lookups(*fields: str) -> list[dict[str, str]]:
-    values = ["", "abc", "\0", HUGE, "2017-13-45"]
-    ends = ["", "__exact", "__isnull", "__gte", "__in"]
-    return [{field + end: value} for field in fields for end in ends for value in values]
+    values = ["abc", "\0", HUGE]
+    return [
+        {field + end: value}
+        for field in fields
+        for end in ("__exact", "__gte", "__in")
+        for value in values
+    ]
 
 
 HOSTILE: list[dict[str, str]] = [
@@ -631,8 +635,8 @@ HOSTILE: list[dict[str, str]] = [
     {"created_on__year": "9999", "created_on__month": "12", "created_on__day": "31"},
     {"created_on__year": "2017", "created_on__day": "31"},
     {"created_on__month": "abc"},
-    *lookups("id", "active", "trigger", "partner__id", "user__id", "status"),
-    *lookups("referred_on", "created_on", "subscription__partner__id"),
+    *lookups("id", "active", "trigger", "status", "partner__id", "subscription__partner__id"),
+    *lookups("referred_on", "created_on"),
 ]
 
 

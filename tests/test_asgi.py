@@ -279,8 +279,13 @@ def session_of(cookie: str) -> dict[str, Any]:
 @pytest.mark.usefixtures("errors")
 @pytest.mark.parametrize("same", [True, False])
 def test_a_stated_visitor_is_credited_in_an_async_view_that_never_reads_the_session(
-    application: Any, same: bool
+    settings: Any, same: bool
 ) -> None:
+    settings.MIDDLEWARE = [
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware",
+    ]
+    application = get_asgi_application()
     visitor = referred()
     cookie = cookie_of(visitor if same else referred())
     [(status, _, body)] = serve(ask(application, "/paid/", cookie=cookie, x_number=str(visitor.pk)))

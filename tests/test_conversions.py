@@ -312,6 +312,13 @@ def test_what_is_no_amount_is_left_out_and_said(
     assert "which is not an amount" in caplog.text
 
 
+def test_a_currency_is_never_cut_into_another(caplog: pytest.LogCaptureFixture) -> None:
+    conversion = record(referred(), amount=5, currency="USDT")
+    conversion.refresh_from_db()
+    assert conversion.currency == ""
+    assert "completed with 'USDT', which is not a currency" in caplog.text
+
+
 # What it costs
 
 

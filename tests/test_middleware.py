@@ -7,6 +7,7 @@ Each test is run under WSGI and under ASGI, with the views of either kind.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import tls
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.conf.urls.i18n import i18n_patterns
+from django.contrib.sessions.backends.db import SessionStore
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template import engines
@@ -28,7 +30,7 @@ from affiliations import context, visitors
 from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
 from affiliations.models import Visitor
 from tests.browsers import HANDLERS, Browser, WSGIBrowser
-from tests.factories import PartnerFactory, UserFactory
+from tests.factories import PartnerFactory, UserFactory, VisitorFactory
 
 OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
 SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -701,6 +703,22 @@ def test_a_host_that_is_not_ours_is_refused_as_by_every_page(
     assert answer.status == 400
     assert "Location" not in answer
     assert not Visitor.objects.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("asked_before", [False, True])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_request_knows_the_visitor_too(copied, asked_before: bool) -> None:
+    """As it knows the user."""
+    visitor = VisitorFactory()
+    request = RequestFactory().get("/")
+    request.session = SessionStore()
+    request.session["affiliate_visitor_id"] = visitor.pk
+    AffiliateVisitorsRegistrationMiddleware(lambda request: HttpResponse("x"))(request)
+    assert not asked_before or request.affiliate_visitor
+
+    assert copied(request).affiliate_visitor == visitor
+    assert copied(request.affiliate_visitor) == visitor
 
 
 # What it costs.

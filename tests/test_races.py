@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from django.conf import settings as django_settings
 from django.db import connection, connections, transaction
 from django.test import Client
 
+from affiliations.exceptions import Reason
 from affiliations.models import Callback, Conversion, Visitor
 from affiliations.triggers import complete_trigger
 from tests.arrivals import arrive, referred
@@ -149,6 +151,54 @@ def test_one_trigger_of_one_visitor_is_counted_once_though_the_referral_stays_op
     [conversion] = [conversion for conversion in found if conversion is not None]
     assert conversion == Conversion.objects.get()
     assert Callback.objects.count() == 1
+
+
+@pytest.mark.usefixtures("errors")
+@pytest.mark.parametrize("same_visitor", [True, False])
+@pytest.mark.parametrize(
+    "in_transaction",
+    # On SQLite who has read in a transaction can only begin anew when another has written.
+    [pytest.param(True, marks=pytest.mark.only_on("postgresql", "mariadb")), False],
+)
+def test_who_has_read_before_the_others_commit_is_still_refused(
+    same_visitor: bool, in_transaction: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two conversions of one order, each of which has seen that there is none."""
+    caplog.set_level(logging.DEBUG, logger="affiliations")
+    first = referred(counting="every")
+    second = first if same_visitor else referred(counting="every")
+    read = threading.Event()
+
+    def tell(execute: Any, sql: str, *arguments: Any) -> Any:
+        if sql.startswith("UPDATE"):
+            read.set()
+        return execute(sql, *arguments)
+
+    def late() -> Conversion | None:
+        assert begin.wait(30)
+        with connection.execute_wrapper(tell):
+            return complete_trigger(None, "Order placed", visitor=second, reference="17")
+
+    def early() -> Conversion | None:
+        with transaction.atomic():
+            conversion = complete_trigger(None, "Order placed", visitor=first, reference="17")
+            begin.set()
+            assert read.wait(30)
+        return conversion
+
+    begin = threading.Event()
+    counted, refused = at_once(early, transaction.atomic(late) if in_transaction else late)
+
+    assert counted == Conversion.objects.get()
+    assert refused is None
+    assert Callback.objects.count() == 1
+    reason = Reason.REFERRAL_CLOSED if same_visitor else Reason.ALREADY_COUNTED
+    assert [record.args[1] for record in caplog.records if record.name == "affiliations"] == [
+        reason.value
+    ]
+    if not same_visitor:
+        second.refresh_from_db()
+        assert second.closed_on is second.successful_on is None
 
 
 @pytest.mark.usefixtures("errors")
