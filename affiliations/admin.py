@@ -293,13 +293,8 @@ class CallbackAdmin(FactAdmin):
 
     list_display = ["id", "partner", "subscription", "status", "attempt_count", "created_on",
                     "delivered_on"]  # fmt: skip
-    list_filter = ["status", "subscription__partner", "created_on"]
-    list_select_related = ["subscription__partner"]
+    list_filter = ["status", "partner", "created_on"]
+    list_select_related = ["partner", "subscription"]
     search_fields = ["url", "webhook_id"]
     date_hierarchy = "created_on"
     inlines = [CallbackAttemptInline]
-
-    @admin.display(description=_("partner"), ordering="subscription__partner__name")
-    def partner(self, callback: Callback) -> Partner:
-        """Return who is told."""
-        return callback.subscription.partner

@@ -175,6 +175,7 @@ RIGHT = {
     "AFFILIATE_CALLBACK_TIMEOUT": [(1, 2), [0.5, 0.5]],
     "AFFILIATE_CALLBACK_DEADLINE": [0.1, 60],
     "AFFILIATE_CALLBACK_LEASE": [16, 900.5],
+    "AFFILIATE_CALLBACK_RETRY_SCHEDULE": [(0,), [0, 5, 0.5]],
     "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES": [True, False],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [True, False],
 }
@@ -190,6 +191,7 @@ WRONG = {
     "AFFILIATE_CALLBACK_TIMEOUT": [5, (5,), (1, 2, 3), (0, 1), (1, None), "35", (1, -1), None],
     "AFFILIATE_CALLBACK_DEADLINE": [0, -1, None, "15", True, float("inf"), float("nan")],
     "AFFILIATE_CALLBACK_LEASE": [0, -1, None, "90", timedelta(seconds=90), 10**6],
+    "AFFILIATE_CALLBACK_RETRY_SCHEDULE": [(), None, 5, (0, -5), (0, "5"), (timedelta(0),)],
     "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES": [None, 1, "127.0.0.1"],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [None, 1],
 }

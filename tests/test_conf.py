@@ -37,6 +37,16 @@ EACH = [
     ("callback_timeout", "AFFILIATE_CALLBACK_TIMEOUT", (3.05, 10), [1, 2], (1, 2)),
     ("callback_deadline", "AFFILIATE_CALLBACK_DEADLINE", 15, 20, 20),
     (
+        "callback_retry_schedule",
+        "AFFILIATE_CALLBACK_RETRY_SCHEDULE",
+        tuple(
+            timedelta(seconds=delay)
+            for delay in (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+        ),
+        [0, 60],
+        (timedelta(0), timedelta(seconds=60)),
+    ),
+    (
         "callback_lease",
         "AFFILIATE_CALLBACK_LEASE",
         timedelta(seconds=90),

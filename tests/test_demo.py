@@ -25,7 +25,10 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="The demo is ended by PO
 @contextmanager
 def manage(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run manage.py; whatever happens, nothing that it has started is left."""
-    ours = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    # As a newcomer's shell has it: the development mode of Python would tell, on standard error, of
+    # a connection that was open when somebody pressed Ctrl-C.
+    not_theirs = ("DJANGO_SETTINGS_MODULE", "PYTHONDEVMODE")
+    ours = {name: value for name, value in os.environ.items() if name not in not_theirs}
     process = subprocess.Popen(
         [sys.executable, str(MANAGE), *arguments],
         env={**ours, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1", **environment},
