@@ -113,6 +113,21 @@ class TestADelivery:
             delivery.deliver([callback.pk + 1, callback.pk])
         assert len(partner.requests) == 1
 
+    @pytest.mark.django_db(databases=["default", "other"])
+    def test_does_not_wait_for_a_replica_to_know_of_the_callback(self, settings: Any) -> None:
+        """It was committed a moment ago, and a site may read from elsewhere than it writes."""
+
+        class Replica:
+            def db_for_read(self, model: type, **hints: object) -> str | None:
+                return "other" if model is Callback else None
+
+        with RawPartner() as partner:
+            callback = CallbackFactory(url=partner.url)
+            settings.DATABASE_ROUTERS = [Replica()]
+            delivery.deliver([callback.pk])
+        callback.refresh_from_db(using="default")
+        assert callback.status == Status.DELIVERED
+
     def test_that_fails_by_a_fault_of_ours_is_an_attempt_too(self, monkeypatch: Any) -> None:
         """Its place in the pool is free again, and staff see what happened."""
 
