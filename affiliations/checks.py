@@ -175,7 +175,7 @@ def _is_key(value: object) -> bool:
 
 
 def _is_sub_ids(value: object) -> bool:
-    return _is_names(value) and len(value) <= 5  # type: ignore[arg-type]
+    return isinstance(value, list | tuple) and len(value) <= 5 and _is_names(value)
 
 
 def _is_bool(value: object) -> bool:

@@ -58,7 +58,7 @@ class AffiliateVisitorsRegistrationMiddleware:
         """Answer a partner's link at once, before any view; hand everything else on."""
         if self.is_async:
             return self.__acall__(request)
-        request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined]
+        request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined] # ours
         with context.binding(request):
             landing = Landing.of(request)
             response = self.get_response(request) if landing is None else landing.answer()
@@ -66,7 +66,7 @@ class AffiliateVisitorsRegistrationMiddleware:
         return response
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined]
+        request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined] # ours
         with context.binding(request):
             if (landing := Landing.of(request)) is None:
                 response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
