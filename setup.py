@@ -28,6 +28,7 @@ setup(
     },
     python_requires=">=3.10",
     install_requires=[
+        "Babel>=2.12.1",
         "Django>=5.2",
         "django-tls>=0.0.2",
         # With Werkzeug 1 the request of django-tls is kept by thread, and an async view sees
@@ -37,7 +38,15 @@ setup(
         "requests-hardened>=1.3",
         # Older releases compile 600 patterns for each call of is_crawler.
         "crawler-user-agents>=0.13",
+        # Older releases ask for setuptools without saying so, or fail on Python 3.12.
+        "pygal>=3.0.5",
     ],
+    extras_require={
+        "celery": ["celery>=5.5"],
+        # Django has tasks of its own from 6.0 on, and makes no use of django-tasks then. No marker
+        # can tell one Django from another.
+        "tasks": ["django-tasks>=0.12", "django-tasks-db>=0.12"],
+    },
     # Only what the tests are run with is listed here.
     classifiers=[
         "Development Status :: 4 - Beta",

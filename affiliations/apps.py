@@ -16,9 +16,18 @@ class AffiliateTrackingConfig(AppConfig):
     default_auto_field = "django.db.models.AutoField"
 
     def ready(self) -> None:
-        """Connect the triggers of the settings and register the system checks."""
-        from affiliations import checks, wiring
+        """Connect the triggers of the settings and the login, and register the system checks."""
+        from django.contrib.auth.signals import user_logged_in
+
+        from affiliations import checks, visitors, wiring
+        from affiliations.callbacks import checks as callback_checks
 
         wiring.connect()
+        user_logged_in.connect(
+            visitors.link_user, dispatch_uid="affiliations.link_user", weak=False
+        )
         register(checks.check_middleware, "affiliations")
         register(checks.check_settings, "affiliations")
+        register(checks.check_production, "affiliations", deploy=True)
+        register(callback_checks.check_dispatcher, "affiliations")
+        register(callback_checks.check_production, "affiliations", deploy=True)

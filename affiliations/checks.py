@@ -7,16 +7,18 @@ Each id is explained in ``docs/checks.rst``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.utils.module_loading import import_string
 
+from affiliations import values
 from affiliations.conf import settings
 from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
 
@@ -92,12 +94,48 @@ def check_settings(
     """Check each setting that is set, and then whether they go together."""
     if wrong := list(_check_values()):
         return wrong
-    return [*_check_dispatcher(), *_check_parameters(), *_check_lease()]
+    return [*_check_functions(), *_check_parameters(), *_check_lease(), *_check_cookie()]
+
+
+def check_production(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check, before a deployment, that visitors are remembered, and for as long as they count."""
+    if any(_check_values()):
+        return []  # Then nothing can be said of them together.
+    return [*_check_window(), *_check_session()]
+
+
+def _check_window() -> Iterator[CheckMessage]:
+    """Find a window that outlives the session, where no cookie does."""
+    window = settings.attribution_window
+    session = timedelta(seconds=django_settings.SESSION_COOKIE_AGE)
+    ends = f"after {_days(session)}"
+    if django_settings.SESSION_EXPIRE_AT_BROWSER_CLOSE:
+        session, ends = timedelta(0), "with the browser"
+    if settings.cookie_name is None and window is not None and window > session:
+        yield checks.Warning(
+            f"AFFILIATE_ATTRIBUTION_WINDOW is {_days(window)}, but the session that remembers the "
+            f"visitor ends {ends}.",
+            hint='Write, for example: AFFILIATE_COOKIE_NAME = "referral"',
+            id="affiliations.W006",
+        )
+
+
+def _check_session() -> Iterator[CheckMessage]:
+    """Find a session that a partner's link would end."""
+    if django_settings.SESSION_COOKIE_SAMESITE == "Strict":
+        yield checks.Warning(
+            "SESSION_COOKIE_SAMESITE is 'Strict', so no browser sends the session along when "
+            "somebody follows a partner's link: they get a new one, and are logged in no more.",
+            hint='Write: SESSION_COOKIE_SAMESITE = "Lax"',
+            id="affiliations.W007",
+        )
 
 
 def _check_values() -> Iterator[CheckMessage]:
     """Find a value of a wrong type or out of range."""
-    for name, is_right, wanted, line in _SETTINGS:
+    for name, is_right, wanted, line in values.SETTINGS:
         if hasattr(django_settings, name) and not is_right(getattr(django_settings, name)):
             yield Error(
                 f"{name} is {getattr(django_settings, name)!r}, but must be {wanted}.",
@@ -106,23 +144,33 @@ def _check_values() -> Iterator[CheckMessage]:
             )
 
 
-def _check_dispatcher() -> Iterator[CheckMessage]:
-    """Find a dispatcher that nobody could call."""
-    try:
-        dispatcher: object = settings.callback_dispatcher
-    except ImportError as error:
-        problem = f"cannot be imported: {error}"
-    else:
-        if callable(dispatcher):
-            return
-        problem = "cannot be called"
-    yield Error(
-        f"AFFILIATE_CALLBACK_DISPATCHER is {django_settings.AFFILIATE_CALLBACK_DISPATCHER!r}, "
-        f"which {problem}.",
-        hint="Write, for example: AFFILIATE_CALLBACK_DISPATCHER = "
-        '"affiliations.callbacks.dispatchers.thread"',
-        id="affiliations.E007",
-    )
+def _check_functions() -> Iterator[CheckMessage]:
+    """Find a function that nobody could call."""
+    for name, imported, line in (
+        (
+            "AFFILIATE_CALLBACK_DISPATCHER",
+            lambda: settings.callback_dispatcher,
+            "affiliations.callbacks.dispatchers.thread",
+        ),
+        ("AFFILIATE_CONSENT", lambda: settings.consent, "shop.privacy.agrees"),
+        ("AFFILIATE_SCREEN", lambda: settings.screen, "affiliations.screening.own_account"),
+    ):
+        try:
+            function: object = imported()
+        except ImportError as error:
+            problem = f"cannot be imported: {error}"
+        else:
+            if iscoroutinefunction(function):
+                problem = "is async, and nobody would await it"
+            elif function is None or callable(function):
+                continue
+            else:
+                problem = "cannot be called"
+        yield Error(
+            f"{name} is {getattr(django_settings, name)!r}, which {problem}.",
+            hint=f'Write, for example: {name} = "{line}"',
+            id="affiliations.E007",
+        )
 
 
 def _check_parameters() -> Iterator[CheckMessage]:
@@ -138,15 +186,38 @@ def _check_parameters() -> Iterator[CheckMessage]:
 
 
 def _check_lease() -> Iterator[CheckMessage]:
-    """Find a lease that ends while its callback may still be on its way."""
+    """
+    Find a lease that ends while its callback may still be on its way.
+
+    It may first have to wait for a place, as long as the calls of others may take.
+    """
+    # Late: a web server runs no checks, and has no use for requests before a callback is sent.
+    from affiliations.callbacks.delivery import IN_HAND
+
     lease, deadline = settings.callback_lease.total_seconds(), settings.callback_deadline
-    if lease <= deadline:
+    if lease <= IN_HAND * deadline:
         yield Error(
             f"AFFILIATE_CALLBACK_LEASE is {lease:g} seconds and AFFILIATE_CALLBACK_DEADLINE "
             f"{deadline:g}: a callback that takes its time would be sent twice.",
-            hint="Keep the lease well above the deadline: 90 and 15 are the defaults.",
+            hint="Keep the lease well above four times the deadline: 90 and 15 are the defaults.",
             id="affiliations.E009",
         )
+
+
+def _check_cookie() -> Iterator[CheckMessage]:
+    """Find a cookie that would write over another of the site."""
+    for name in ("SESSION_COOKIE_NAME", "CSRF_COOKIE_NAME", "LANGUAGE_COOKIE_NAME"):
+        if settings.cookie_name == getattr(django_settings, name):
+            yield Error(
+                f"AFFILIATE_COOKIE_NAME is {settings.cookie_name!r}, and so is {name}.",
+                hint='Write, for example: AFFILIATE_COOKIE_NAME = "referral"',
+                id="affiliations.E013",
+            )
+
+
+def _days(duration: timedelta) -> str:
+    days = duration / timedelta(days=1)
+    return f"{days:g} day{'' if days == 1 else 's'}"
 
 
 def _places(listed: Sequence[str], middleware: type) -> list[int]:
@@ -160,82 +231,3 @@ def _places(listed: Sequence[str], middleware: type) -> list[int]:
         if isinstance(found, type) and issubclass(found, middleware):
             places.append(place)
     return places
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(_is_name(name) for name in value)
-
-
-def _is_key(value: object) -> bool:
-    return _is_name(value) or (_is_names(value) and bool(value))
-
-
-def _is_sub_ids(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) <= 5 and _is_names(value)
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 10**6
-
-
-def _is_window(value: object) -> bool:
-    # Django could not reckon with a date before the year 1.
-    longest = timedelta(days=36_500)
-    return value is None or (isinstance(value, timedelta) and timedelta(0) < value <= longest)
-
-
-def _is_timeout(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_seconds, value))
-
-
-_SECONDS = "a number of seconds above zero and below a million"
-
-#: (setting, test of its value, what it must be, a right value to write)
-_SETTINGS: tuple[tuple[str, Callable[[object], bool], str, str], ...] = (
-    (
-        "AFFILIATE_QUERY_STRING_KEY",
-        _is_key,
-        "the name of a parameter, or a tuple of names",
-        '"affiliate_id"',
-    ),
-    ("AFFILIATE_SESSION_KEY", _is_name, "a text that is not empty", '"affiliate_visitor_id"'),
-    ("AFFILIATE_CLICK_ID_KEY", _is_name, "the name of a parameter", '"click_id"'),
-    (
-        "AFFILIATE_SUB_ID_KEYS",
-        _is_sub_ids,
-        "a tuple of at most five names of parameters",
-        '("sub1", "sub2", "sub3", "sub4", "sub5")',
-    ),
-    (
-        "AFFILIATE_ATTRIBUTION_WINDOW",
-        _is_window,
-        "a timedelta above zero and of at most a hundred years, or None",
-        "timedelta(days=30)",
-    ),
-    ("AFFILIATE_ATTRIBUTE_BY_USER", _is_bool, "True or False", "False"),
-    ("AFFILIATE_IGNORE_BOTS", _is_bool, "True or False", "True"),
-    (
-        "AFFILIATE_CALLBACK_DISPATCHER",
-        _is_name,
-        "the dotted path of a function",
-        '"affiliations.callbacks.dispatchers.thread"',
-    ),
-    (
-        "AFFILIATE_CALLBACK_TIMEOUT",
-        _is_timeout,
-        f"a tuple of two numbers, to connect and to read, each {_SECONDS}",
-        "(3.05, 10)",
-    ),
-    ("AFFILIATE_CALLBACK_DEADLINE", _is_seconds, _SECONDS, "15"),
-    ("AFFILIATE_CALLBACK_LEASE", _is_seconds, _SECONDS, "90"),
-    ("AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES", _is_bool, "True or False", "False"),
-    ("AFFILIATE_CALLBACK_REQUIRE_HTTPS", _is_bool, "True or False", "False"),
-)

@@ -70,4 +70,15 @@ def real_request(request: HttpRequest | None) -> HttpRequest | None:
     look (only ``type`` asks it nothing), so it is taken off at the door.
     """
     kind: type = type(request)
-    return current_request() if kind is LocalProxy else request
+    if kind is LocalProxy:
+        return current_request()
+    return None if request is None else unwrapped(request)
+
+
+def unwrapped(request: HttpRequest) -> HttpRequest:
+    """
+    Return Django's own request, where a framework hands on one that it has wrapped around it.
+
+    Django REST framework does. What is noted on the wrapper would be lost on the way out.
+    """
+    return cast("HttpRequest", getattr(request, "_request", request))

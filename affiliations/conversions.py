@@ -1,5 +1,5 @@
 """
-Credit a visitor with a conversion: the row, what it changes on the visitor, and its callbacks.
+Credit a visitor with a conversion: the rows and their callbacks.
 
 All of it is written in the host's transaction and inside one savepoint, so that it exists exactly
 if what the host did exists, and so that no failure here takes the host's work along. This module
@@ -8,28 +8,33 @@ knows no HTTP and no request.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
-from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 from django.db import IntegrityError, router, transaction
+from django.db.models import Q
 from django.utils import timezone
 
+from affiliations import payouts, screening
 from affiliations.callbacks import outbox
+from affiliations.conf import settings
 from affiliations.exceptions import NotCounted, Reason
-from affiliations.models import Conversion, Subscription, Visitor
-from affiliations.signals import conversion_recorded
+from affiliations.models import Conversion, Subscription, UncountedTrigger, Visitor
+from affiliations.models.conversion import reference_key
+from affiliations.models.visitor import SUB_IDS
+from affiliations.signals import conversion_recorded, trigger_not_counted
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 logger = logging.getLogger("affiliations")
 
-#: What the column keeps of an amount.
-_SMALLEST_AMOUNT = Decimal("0.0001")
+Event = outbox.Event
+Status = Conversion.Status
+T = TypeVar("T")
 
 
 def database() -> str:
@@ -37,7 +42,7 @@ def database() -> str:
     return router.db_for_write(Conversion)
 
 
-def attempt(trigger: str, work: Callable[[], Conversion]) -> Conversion | None:
+def attempt(trigger: str, work: Callable[[], T]) -> T | None:
     """
     Do ``work`` and return what it returns, keeping the host's work apart from what happens in it.
 
@@ -51,13 +56,11 @@ def attempt(trigger: str, work: Callable[[], Conversion]) -> Conversion | None:
     if connection.needs_rollback:
         return None  # Nothing of this transaction will exist, and nothing can be asked in it.
     try:
-        # Without autocommit a transaction is open, though no atomic block is.
-        in_transaction = connection.in_atomic_block or not connection.get_autocommit()
-        with transaction.atomic(using=connection.alias) if in_transaction else nullcontext():
+        with _savepoint():
             try:
                 return work()
             except NotCounted as refusal:
-                logger.debug("Trigger “%s” was not counted: %s.", trigger, refusal.reason.value)
+                _tell_refusal(trigger, refusal)
     except Exception:
         if connection.needs_rollback:
             raise
@@ -70,27 +73,31 @@ def record(
     trigger: str,
     *,
     user: User | None = None,
+    instance: object = None,
     reference: str = "",
     amount: object = None,
     currency: str = "",
+    by_hand: bool = False,
 ) -> Conversion:
     """
     Credit ``visitor`` with a trigger, and queue the callbacks that tell the partner.
 
-    ``visitor`` has just been read. ``reference`` is the host's own id of what was done; ``amount``
-    is money as a ``Decimal``, or what makes one, in ``currency`` (ISO 4217). ``NotCounted``, with
-    the reason, where nothing is to be credited; then nothing is written.
+    ``visitor`` has just been read. ``instance`` is what was bought, ``reference`` the host's own id
+    of it; ``amount`` is money as a ``Decimal``, or what makes one, in ``currency`` (ISO 4217).
+    ``NotCounted``, with the reason, where nothing is to be credited; then nothing is written.
+    ``by_hand`` says that somebody makes good for a partner who was wronged: then it does not matter
+    whether the referral is still open, and all the rest does.
 
     Outside a transaction all reads come first, so that the transaction begins with a write: SQLite
     cannot turn a reading transaction into a writing one while another writes.
     """
     now = timezone.now()
-    if (refusal := visitor.refusal(now)) is not None:
-        raise NotCounted(refusal)
+    if not by_hand and (refusal := visitor.refusal(now)) is not None:
+        raise NotCounted(refusal, visitor, reference)
     # From the database that is written to: a replica may not have heard of them yet.
     subscriptions = visitor.partner.subscriptions.using(database()).to_trigger(trigger)
     if not subscriptions:
-        raise NotCounted(Reason.NOT_SUBSCRIBED)
+        raise NotCounted(Reason.NOT_SUBSCRIBED, visitor, reference)
     conversion = Conversion(
         visitor=visitor,
         partner=visitor.partner,
@@ -99,43 +106,92 @@ def record(
         user=user,
         reference=reference[:255],
         dedupe_key=_dedupe_key(subscriptions[0], visitor, reference),
-        amount=_amount(amount, trigger),
-        currency=_currency(currency, trigger),
+        reference_key=reference_key(reference),
+        is_test=visitor.is_test,
         created_on=now,
+        **{name: getattr(visitor, name) for name in SUB_IDS},
     )
     if _is_counted(conversion):
-        raise NotCounted(Reason.ALREADY_COUNTED)
+        raise NotCounted(Reason.ALREADY_COUNTED, visitor, reference)
+    doubts = {
+        Reason.SCREENED: _screened(conversion, instance),
+        Reason.NO_AMOUNT: _reckon(conversion, amount, currency),
+    }
+    _decide_at_once(conversion, {code: doubt for code, doubt in doubts.items() if doubt})
     closes = any(subscription.closes_referral for subscription in subscriptions)
     try:
         with transaction.atomic(using=database()):
             # The visitor's row first: two conversions of one visitor then wait for each other here.
             # After an insert that refers to the row each would hold a share of it, and MariaDB see
             # a deadlock.
-            if credited := visitor.credit(now, user, close=closes):
+            if credited := visitor.credit(now, user, close=closes, by_hand=by_hand):
                 conversion.save(force_insert=True)
-                outbox.queue(conversion, subscriptions)
+                outbox.tell(conversion, subscriptions, Event.CONVERSION)
+                if conversion.status == Status.APPROVED:
+                    outbox.tell(conversion, subscriptions, Event.APPROVAL)
                 transaction.on_commit(
                     lambda: conversion_recorded.send_robust(Conversion, conversion=conversion),
                     using=database(),
                 )
     except IntegrityError:
         if _is_counted(conversion):
-            raise NotCounted(Reason.ALREADY_COUNTED) from None
+            raise NotCounted(Reason.ALREADY_COUNTED, visitor, reference) from None
         raise
     if not credited:
-        raise NotCounted(Reason.REFERRAL_CLOSED)
+        raise NotCounted(Reason.REFERRAL_CLOSED, visitor, reference)
     if closes:
-        visitor.closed_on = now
+        visitor.closed_on = visitor.closed_on or now
     return conversion
 
 
-def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) -> str:
-    """
-    Return what may be counted once only.
+def _savepoint() -> AbstractContextManager[None]:
+    """Keep what is done apart from an open transaction; where there is none, from nothing."""
+    connection = transaction.get_connection(database())
+    # Without autocommit a transaction is open, though no atomic block is.
+    if connection.in_atomic_block or not connection.get_autocommit():
+        savepoint: AbstractContextManager[None] = transaction.atomic(using=connection.alias)
+        return savepoint
+    return nullcontext()
 
-    A hash of the reference, because collations fold case, blanks and accents: order ``a1`` is not
-    order ``A1``. Without the visitor in it, one order is never credited to two.
-    """
+
+def _tell_refusal(trigger: str, refusal: NotCounted) -> None:
+    """Say why a trigger was not counted: in the log, by a signal, and for the visitor's story."""
+    logger.debug(
+        "Trigger “%s” was not counted: %s (visitor %s, reference “%s”).",
+        trigger,
+        refusal.reason.value,
+        refusal.visitor,
+        refusal.reference,
+    )
+    # After the commit: a row that refers to the visitor's holds a share of that until then, and
+    # two conversions of one visitor would meet in a deadlock.
+    transaction.on_commit(
+        # No partial: Django 5.2 logs the __qualname__ of what has failed here.
+        lambda: _after_refusal(trigger, refusal),
+        using=database(),
+        robust=True,
+    )
+
+
+def _after_refusal(trigger: str, refusal: NotCounted) -> None:
+    visitor, reason, reference = refusal.visitor, refusal.reason, refusal.reference
+    if visitor is not None and not _is_in_the_story(refusal):
+        UncountedTrigger.objects.add(visitor, trigger, reason, reference, timezone.now())
+    trigger_not_counted.send_robust(
+        Conversion, trigger=trigger, reason=reason, visitor=visitor, reference=reference
+    )
+
+
+def _is_in_the_story(refusal: NotCounted) -> bool:
+    """Tell whether it was counted before for the same visitor, who need not hear of it twice."""
+    if refusal.reason is not Reason.ALREADY_COUNTED:
+        return False
+    theirs = Conversion.objects.using(database()).filter(visitor=refusal.visitor)
+    return theirs.filter(reference=refusal.reference[:255]).exists()
+
+
+def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) -> str:
+    """Return what may be counted once only, as the subscription says: a visitor or a reference."""
     if subscription.counting == Subscription.Counting.ONCE:
         return f"v:{visitor.pk}"
     if not reference:
@@ -144,34 +200,65 @@ def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) ->
             "counted. Give complete_trigger() an instance or a reference.",
             subscription.trigger,
         )
-        raise NotCounted(Reason.NO_REFERENCE)
-    return f"r:{hashlib.sha256(reference.encode()).hexdigest()}"
+        raise NotCounted(Reason.NO_REFERENCE, visitor)
+    return f"r:{reference_key(reference)}"
 
 
 def _is_counted(conversion: Conversion) -> bool:
-    counted = Conversion.objects.using(database())
-    return counted.filter(trigger=conversion.trigger, dedupe_key=conversion.dedupe_key).exists()
+    same = Q(dedupe_key=conversion.dedupe_key)
+    if conversion.reference_key is not None:
+        same |= Q(reference_key=conversion.reference_key)
+    counted = Conversion.objects.using(database()).filter(same, trigger=conversion.trigger)
+    return counted.exists()
 
 
-def _amount(value: object, trigger: str) -> Decimal | None:
-    """Make a ``Decimal`` of what the host gave; a value that is none is left out, and logged."""
-    if value is None:
-        return None
+def _reckon(conversion: Conversion, amount: object, currency: str) -> str:
+    """Write down the amount and what it earns; return what is wrong with them, if anything."""
+    rule = conversion.subscription
+    order = payouts.money(amount, currency)
+    earned = payouts.payout(rule, order)
+    conversion.amount, conversion.currency = order.amount, order.currency
+    conversion.payout_type, conversion.payout_value = rule.payout_type, rule.payout_value
+    conversion.payout, conversion.payout_currency = earned.amount, earned.currency
+    problem = order.problem or earned.problem
+    if problem:
+        logger.error(
+            "Trigger “%s” was completed with the amount %r and the currency %r. %s",
+            conversion.trigger,
+            amount,
+            currency,
+            problem,
+        )
+    return problem
+
+
+def _screened(conversion: Conversion, instance: object) -> str:
+    """Return why somebody should look at a conversion before it is paid for; or nothing."""
     try:
-        amount = Decimal(str(value)).quantize(_SMALLEST_AMOUNT)
-        # A digit less than the column holds: SQLite rounds up the sixteenth, and then cannot read
-        # the row.
-        if abs(amount) < 10**14:
-            return amount
-    except InvalidOperation:
-        pass
-    logger.error("Trigger “%s” was completed with %r, which is not an amount.", trigger, value)
-    return None
+        rule = settings.screen
+        # Our own fails only where all of this does. What the host's asks of the database may fail
+        # alone, and spoil the transaction.
+        with nullcontext() if rule is screening.own_account else _savepoint():
+            reason = rule(conversion.visitor, conversion.user, instance)
+    except Exception:
+        if transaction.get_connection(database()).needs_rollback:
+            raise
+        logger.exception("Trigger “%s” could not be screened.", conversion.trigger)
+        return screening.FAILED
+    return str(reason or "")
 
 
-def _currency(code: str, trigger: str) -> str:
-    """Return an ISO 4217 code; a longer one is left out, and logged, since a cut one is another."""
-    if len(code) <= 3:
-        return code
-    logger.error("Trigger “%s” was completed with %r, which is not a currency.", trigger, code)
-    return ""
+def _decide_at_once(conversion: Conversion, doubts: Mapping[Reason, str]) -> None:
+    """Approve a new conversion, or let it wait: for somebody, or for its day."""
+    rule = conversion.subscription
+    conversion.status = Status.PENDING
+    if doubts:
+        code, reason = next(iter(doubts.items()))
+        conversion.doubt, conversion.reason = code.value, reason[:255]
+        codes = ", ".join(code.value for code in doubts)
+        logger.debug("Trigger “%s” is for somebody to look at: %s.", conversion.trigger, codes)
+    elif rule.approval == Subscription.Approval.AUTOMATIC and rule.approve_after:
+        conversion.approve_on = conversion.created_on + timedelta(days=rule.approve_after)
+    elif rule.approval == Subscription.Approval.AUTOMATIC:
+        conversion.status = Status.APPROVED
+        conversion.decided_on = conversion.created_on

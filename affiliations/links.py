@@ -7,10 +7,22 @@ affiliate part comes out as it went in. Pairs are parted at ``&`` alone, as Djan
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from urllib.parse import unquote_to_bytes, urlencode
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import timedelta
+from urllib.parse import quote_plus, unquote_to_bytes
+
+from django.core.signing import BadSignature, TimestampSigner
 
 from affiliations.conf import settings
+
+#: A signed uid as it stands in a link, and behind it what chats put there.
+_SIGNED_UID = re.compile(rb"([A-Za-z0-9]+:[A-Za-z0-9]+:[A-Za-z0-9_-]+)[^A-Za-z0-9_\0-]*")
+#: What a partner's own network replaces in a link before somebody follows it, in any of the forms
+#: that networks have: {clickid}, {{ad.id}}, ${cid}, [cid], #s2#, %%CID%%, <cid>, $cid$.
+_MACRO = re.compile(r"(\$?\{+[\w.:-]+\}+|\[[\w.:-]+\]|#\w+#|%%\w+%%|<[\w.:-]+>|\$\w+\$)")
+#: For so long a link for trying the deal can be followed.
+_TEST_LINK_AGE = timedelta(days=7)
 
 
 def without_parameters(query: bytes, names: Collection[str]) -> tuple[bytes, bytes | None]:
@@ -60,6 +72,50 @@ def tracking_link(url: str, uid: str, *, click_id: str = "", **sub_ids: str) -> 
     >>> tracking_link("/path/?x=1", "moox6esi", click_id="42")
     '/path/?x=1&affiliate_id=moox6esi&click_id=42'
     """
+    return _link(url, uid, click_id, sub_ids, quote_plus)
+
+
+def link_with_macros(url: str, uid: str, *, click_id: str = "", **sub_ids: str) -> str:
+    """
+    Return what ``tracking_link()`` does, for a partner's network to fill in before it is followed.
+
+    The macros in the labels stay as they are. Escaped, the network would not know them.
+
+    >>> link_with_macros("/", "moox6esi", click_id="{clickid}")
+    '/?affiliate_id=moox6esi&click_id={clickid}'
+    """
+    return _link(url, uid, click_id, sub_ids, _quoted_around_macros)
+
+
+def signed_uid(uid: str) -> str:
+    """Return a uid as it stands in a link for trying the deal, which nobody else can make."""
+    return _signer().sign(uid)
+
+
+def tested_uid(value: bytes) -> bytes | None:
+    """Return the uid in the value of such a link, ``None`` for every other and after seven days."""
+    if (match := _SIGNED_UID.fullmatch(value)) is None:
+        return None
+    try:
+        return _signer().unsign(match[1].decode(), max_age=_TEST_LINK_AGE).encode()
+    except BadSignature:
+        return None
+
+
+def _quoted_around_macros(label: str) -> str:
+    """Escape a label, but for the macros in it."""
+    parts = _MACRO.split(label)
+    parts[::2] = map(quote_plus, parts[::2])  # what stands between two macros
+    return "".join(parts)
+
+
+def _link(
+    url: str,
+    uid: str,
+    click_id: str,
+    sub_ids: Mapping[str, str],
+    quoted: Callable[[str], str],
+) -> str:
     sub_id_names = {f"sub{n}": key for n, key in enumerate(settings.sub_id_keys, start=1)}
     if unknown := sub_ids.keys() - sub_id_names.keys():
         raise TypeError(f"tracking_link() got an unexpected keyword: {', '.join(sorted(unknown))}")
@@ -68,9 +124,15 @@ def tracking_link(url: str, uid: str, *, click_id: str = "", **sub_ids: str) -> 
         pairs[settings.click_id_key] = click_id
     pairs |= {sub_id_names[name]: value for name, value in sorted(sub_ids.items()) if value}
 
+    # A template may give a number.
+    labels = "&".join(f"{quote_plus(name)}={quoted(str(value))}" for name, value in pairs.items())
     url, hash_sign, fragment = stripped(url).partition("#")
     path, _, query = url.partition("?")
-    return f"{path}?{query}{'&' if query else ''}{urlencode(pairs)}{hash_sign}{fragment}"
+    return f"{path}?{query}{'&' if query else ''}{labels}{hash_sign}{fragment}"
+
+
+def _signer() -> TimestampSigner:
+    return TimestampSigner(salt="affiliations.test")
 
 
 def _pairs(query: bytes) -> Iterator[tuple[bytes, str, bytes]]:

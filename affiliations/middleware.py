@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, urlsplit
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from crawleruseragents import is_crawler
 from django.core.exceptions import SuspiciousOperation
-from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse, HttpResponseRedirect
 from django.utils.cache import add_never_cache_headers
-from django.utils.encoding import escape_uri_path
 from django.utils.functional import LazyObject, empty
-from django.utils.http import escape_leading_slashes
 
-from affiliations import context, links, visitors
+from affiliations import clicks, consent, context, visitors
+from affiliations.clicks import Click
 from affiliations.conf import settings
-from affiliations.models import Partner, Visitor
+from affiliations.exceptions import Reason
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
+
+    from affiliations.models import Partner
 
 logger = logging.getLogger("affiliations")
 
@@ -59,21 +57,33 @@ class AffiliateVisitorsRegistrationMiddleware:
         if self.is_async:
             return self.__acall__(request)
         request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined] # ours
+        response: HttpResponseBase | None = None
         with context.binding(request):
-            landing = Landing.of(request)
-            response = self.get_response(request) if landing is None else landing.answer()
-        visitors.leave(request)
-        return response
+            if (click := Click.of(request)) is not None:
+                response = Landing(request, click).answer()
+            if response is None:
+                response = cast("HttpResponseBase", self.get_response(request))
+        return _on_way_out(request, response, click)
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined] # ours
+        response: HttpResponseBase | None = None
         with context.binding(request):
-            if (landing := Landing.of(request)) is None:
+            if (click := Click.of(request)) is not None:
+                response = await sync_to_async(Landing(request, click).answer)()
+            if response is None:
                 response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
-            else:
-                response = await sync_to_async(landing.answer)()
-        visitors.leave(request)
-        return response
+        return _on_way_out(request, response, click)
+
+
+def _on_way_out(
+    request: HttpRequest, response: HttpResponseBase, click: Click | None
+) -> HttpResponseBase:
+    if click is not None:
+        # Whatever the answer to the link is: the next one's click must come to us as well.
+        add_never_cache_headers(response)
+    visitors.leave(request, response)
+    return response
 
 
 class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs alone
@@ -103,120 +113,58 @@ class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs 
 class Landing:
     """The arrival of somebody through a partner's link."""
 
-    #: What a URL cannot hold as it is. No server lets it through, but a response header must not.
-    _CONTROLS = re.compile(rb"[\x00-\x20\x7f]")
-
-    def __init__(self, request: HttpRequest, query: bytes, left: bytes, uid: bytes) -> None:
+    def __init__(self, request: HttpRequest, click: Click) -> None:
         self.request = request
-        self.query = query
-        self.left = left
-        self.uid = uid
+        self.click = click
 
-    @classmethod
-    def of(cls, request: HttpRequest) -> Landing | None:
-        """Return the landing that a request is, ``None`` for all that is none."""
-        # Every request of the site comes past here: first what rules nearly all of them out.
-        raw = request.META.get("QUERY_STRING")
-        if not raw or request.method not in ("GET", "HEAD"):
-            return None
-        keys = settings.query_string_keys
-        is_plain = raw.isascii() and "%" not in raw and "+" not in raw
-        if is_plain and not any(key in raw for key in keys):
-            return None
-        # WSGI shows the bytes as Latin-1, Django's ASGI handler has decoded them as UTF-8.
-        query = raw.encode("utf-8" if isinstance(request, ASGIRequest) else "latin-1", "replace")
-        left, uid = links.without_parameters(query, keys)
-        return None if uid is None else cls(request, query, left, uid)
+    def answer(self) -> HttpResponse | None:
+        """
+        Register the visitor if they count, and redirect to the same URL without the key.
 
-    def answer(self) -> HttpResponse:
-        """Register the visitor if they count, and redirect to the same URL without the key."""
-        if self._is_prefetch():
-            # The browser drops this and asks again when the link is really followed.
-            response: HttpResponse = HttpResponse(status=503)
-        else:
-            if (nobody := self._is_nobody()) is None:
-                self._register()
-            else:
-                logger.debug("A partner's link was followed by %s, which is not counted.", nobody)
-            response = HttpResponseRedirect("/")
-            # Set by hand: the class would re-encode what the visitor brought.
-            response.headers["Location"] = self._location()
-        add_never_cache_headers(response)
-        return response
-
-    def _is_prefetch(self) -> bool:
-        headers = self.request.headers
-        purpose = headers.get("Sec-Purpose") or headers.get("Purpose") or headers.get("X-Moz") or ""
-        return "prefetch" in purpose or "prerender" in purpose
-
-    def _is_nobody(self) -> str | None:
-        """Say what has come where it is not a person; ``None`` where it may be one."""
-        headers = self.request.headers
-        if self.request.method == "HEAD":
-            return "a HEAD request"
-        if headers.get("Sec-Fetch-Dest", "document") != "document":
-            return "a part of a page, such as an image"
-        # Cut: the time that the crawlers' patterns take grows with the square of the length.
-        user_agent = headers.get("User-Agent", "")[:1_000]
-        if settings.ignore_bots and is_crawler(user_agent):
-            return "a known crawler (curl and headless browsers are taken for one)"
-        return None
-
-    def _register(self) -> None:
+        ``None`` for who refuses to be remembered: the page is shown, and keeps the parameters.
+        """
+        no_visit = self._is_no_visit()
+        refusal = no_visit
         try:
-            if (partner := Partner.objects.by_uid(self.uid)) is not None and partner.active:
-                visitors.register(self.request, partner, **self._facts())
+            refusal = self._arrive(no_visit)
         except SuspiciousOperation:
             raise  # a host that is not ours: Django answers 400, as to any other page
         except Exception:
             logger.exception("A visitor could not be registered.")
+        if no_visit is Reason.PREFETCH:
+            # The browser drops this and asks again when the link is really followed.
+            return HttpResponse(status=503)
+        if refusal is Reason.NO_CONSENT:
+            return None
+        response = HttpResponseRedirect("/")
+        # Set by hand: the class would re-encode what the visitor brought.
+        response.headers["Location"] = self.click.location()
+        return response
 
-    def _facts(self) -> dict[str, str]:
-        """Return what the visitor's row keeps of the request."""
-        keys = [settings.click_id_key, *settings.sub_id_keys]
-        given = links.parameters(self.query, keys)
-        click_id, *sub_ids = (_text(given.get(key, b"")) for key in keys)
-        longest = {field.name: field.max_length or 0 for field in Visitor._meta.fields}
-        facts = {
-            # A cut entry point is still the right page, a cut click id a wrong click.
-            "click_id": click_id if len(click_id) <= longest["click_id"] else "",
-            "entry_point": self._entry_point(),
-            "referrer": self._referrer(),
-        } | {f"sub{number}": value for number, value in enumerate(sub_ids, start=1)}
-        return {name: value[: longest[name]] for name, value in facts.items()}
+    def _arrive(self, no_visit: Reason | None) -> Reason | None:
+        """Register the visitor, or let them wait; else count and return the reason why not."""
+        partner = self.click.partner()
+        refusal = no_visit or clicks.refusal(partner)
+        if refusal is None and (agrees := consent.agrees(self.request)) is not False:
+            take = consent.wait if agrees is None else consent.arrive
+            take(self.request, cast("Partner", partner), self.click)
+            return None
+        refusal = refusal or Reason.NO_CONSENT
+        clicks.refuse(self.request, partner, refusal, is_test=self.click.is_test)
+        return refusal
 
-    def _location(self) -> str:
-        """Return the path and query to go on to: this site's own, whatever the path begins with."""
-        path, prefix = self.request.path, self.request.META.get("SCRIPT_NAME", "").rstrip("/")
-        if not f"{path}/".startswith(f"{prefix}/"):
-            path = prefix + path  # Under ASGI Django does not give back what the proxy took off.
-        # A request line may hold a whole URL, and a server hand it on as the path.
-        path = escape_leading_slashes(escape_uri_path(f"/{path.removeprefix('/')}"))
-        if not self.left:
-            return path
-        left = self._CONTROLS.sub(lambda match: b"%%%02X" % match[0][0], self.left)
-        return f"{path}?{left.decode('latin-1')}"
-
-    def _entry_point(self) -> str:
-        path = quote(self._location(), safe="!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", encoding="latin-1")
-        return f"{self.request.scheme}://{self.request.get_host()}{path}"
-
-    def _referrer(self) -> str:
-        """Return scheme, host and path of the page with the link; never its query or its user."""
-        try:
-            parts = urlsplit(_text(self.request.headers.get("Referer", "").encode("latin-1")))
-        except ValueError:  # brackets that hold no address, characters that no header has
-            return ""
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            return ""
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}"
-
-
-def _text(raw: bytes) -> str:
-    """Decode what the network brought; what no database can hold, or is no text, is empty."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        return ""
-    return "" if "\0" in text else text
+    def _is_no_visit(self) -> Reason | None:
+        """Say what has come where it is not a person; ``None`` where it may be one."""
+        headers = self.request.headers
+        purpose = headers.get("Sec-Purpose") or headers.get("Purpose") or headers.get("X-Moz") or ""
+        if "prefetch" in purpose or "prerender" in purpose:
+            return Reason.PREFETCH
+        if self.request.method == "HEAD":
+            return Reason.HEAD
+        if headers.get("Sec-Fetch-Dest", "document") != "document":
+            return Reason.SUBRESOURCE
+        # Cut: the time that the crawlers' patterns take grows with the square of the length.
+        user_agent = headers.get("User-Agent", "")[:1_000]
+        if settings.ignore_bots and is_crawler(user_agent):
+            return Reason.BOT
+        return None

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from urllib.parse import quote, urlsplit
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from affiliations.exceptions import InvalidCallBackURL
 
@@ -51,10 +52,13 @@ _MEANT = {
     "affiliate_id": "partner_uid",
     "aid": "partner_uid",
     "cid": "click_id",
+    "commission": "payout",
     "conversion_id": "callback_id",
     "external_id": "click_id",
     "goal": "trigger",
     "order_id": "reference",
+    "payout_amount": "payout",
+    "reward": "payout",
     "sale_amount": "amount",
     "session_id": "visitor_id",
 } | {f"{form}{n}": f"sub{n}" for n in range(1, 6) for form in ("sub_id", "subid", "aff_sub", "s")}
@@ -67,6 +71,9 @@ _FOREIGN_MACRO = re.compile(
 )
 _ORIGIN = re.compile(r"[^:/?#]*://[^/?#]*")
 _DOT_SEGMENT = re.compile(r"/\.{1,2}(?=/|$)")
+
+#: Why a URL cannot be rendered with certain values; in English, shown in the reader's language.
+CLIMBS = gettext_noop("A value would have become the path segment “.” or “..”.")
 
 
 def validate(url: str) -> None:
@@ -99,7 +106,7 @@ def render(url: str, values: Mapping[str, object]) -> str:
     template, hash_sign, fragment = url[len(origin) :].partition("#")
     rendered = _filled(template, NAMES, values)
     if _dot_segments(rendered) > _dot_segments(template):
-        raise InvalidCallBackURL(_("A value would have become the path segment “.” or “..”."))
+        raise InvalidCallBackURL(_(CLIMBS))
     origin, fragment = (_filled(part, _OF_0_12, values) for part in (origin, fragment))
     return origin + rendered + hash_sign + fragment
 

@@ -11,26 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ObjectDoesNotExist
 from django.db import connections, transaction
 from django.db.models import Model
 from django.utils import timezone
 
-from affiliations import context, conversions, visitors
+from affiliations import context, conversions, decisions, visitors
 from affiliations.conf import settings
 from affiliations.exceptions import NotCounted, Reason
 from affiliations.models import Conversion, Visitor
+from affiliations.options import value_of
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.http import HttpRequest
 
-#: What a trigger's fifth item says of an instance: an attribute path, or a callable of it.
-Option = str | Callable[[Any], Any]
+_T = TypeVar("_T")
 
 
 def complete_trigger(
@@ -75,12 +74,7 @@ def complete_trigger(
     )
     if event.concerns_nobody():
         return None
-    host = instance._state.db if isinstance(instance, Model) else None
-    if host not in (None, conversions.database()) and connections[host].in_atomic_block:
-        # Ours cannot be rolled back together with theirs, so it waits until theirs is certain.
-        transaction.on_commit(partial(conversions.attempt, name, event.credit), using=host)
-        return None
-    return conversions.attempt(name, event.credit)
+    return _with_host(event, event.credit)
 
 
 async def acomplete_trigger(
@@ -122,6 +116,56 @@ def object_saved(
         complete_trigger(context.current_request(), affiliate_trigger_name, instance=instance)
 
 
+def approve_conversions(
+    sender: object,
+    instance: object = None,
+    affiliate_trigger_name: str = "",
+    raw: bool = False,
+    **kwargs: object,
+) -> None:
+    """
+    Approve what was counted for an object, such as an order when it is paid for.
+
+    The trigger's fifth item says of which trigger (``of``), and by which ``reference`` it is found:
+    the one that the conversion was counted with. Whose request it happens in does not matter. Only
+    what is pending is approved, and of that nothing that somebody is to look at.
+    """
+    if not raw:
+        _decide(affiliate_trigger_name, instance, Conversion.Status.APPROVED)
+
+
+def reject_conversions(
+    sender: object,
+    instance: object = None,
+    affiliate_trigger_name: str = "",
+    raw: bool = False,
+    **kwargs: object,
+) -> None:
+    """
+    Reject what was counted for an object, such as an order when it is refunded.
+
+    It is found as ``approve_conversions`` finds it. Also what is approved is rejected.
+    """
+    if not raw:
+        _decide(affiliate_trigger_name, instance, Conversion.Status.REJECTED)
+
+
+def _decide(name: str, instance: object, status: str) -> None:
+    event = _Event(context.current_request(), name, instance)
+    _with_host(event, partial(event.decide, status))
+
+
+def _with_host(event: _Event, work: Callable[[], _T]) -> _T | None:
+    """Do ``work`` in the transaction of the host's object, or after it where ours is another."""
+    instance = event.instance
+    host = instance._state.db if isinstance(instance, Model) else None
+    if host not in (None, conversions.database()) and connections[host].in_atomic_block:
+        # Ours cannot be rolled back together with theirs, so it waits until theirs is certain.
+        transaction.on_commit(partial(conversions.attempt, event.name, work), using=host)
+        return None
+    return conversions.attempt(event.name, work)
+
+
 @dataclass(frozen=True)
 class _Event:
     """One trigger that has fired: what its caller states, completed from the trigger's setting."""
@@ -146,18 +190,18 @@ class _Event:
         if (argument := getattr(self, name)) is not None:
             return argument
         option = self._options().get(name) if self.instance is not None else None
-        return _value(self.instance, option) if option is not None else None
+        return value_of(self.instance, option) if option is not None else None
 
     def credit(self) -> Conversion:
         """Credit whoever is to be credited; ``NotCounted`` where nobody is."""
         visitor = self.referral()
-        reference = self.stated("reference")
         try:
             return conversions.record(
                 visitor,
                 self.name,
                 user=self.buyer(),
-                reference=self.default_reference() if reference is None else str(reference),
+                instance=self.instance,
+                reference=self.what(),
                 amount=self.stated("amount"),
                 currency=str(self.stated("currency") or ""),
             )
@@ -165,29 +209,62 @@ class _Event:
             if visitor.closed_on is not None:
                 self._forget(visitor)
 
+    def decide(self, status: str) -> Conversion:
+        """Decide what was counted for the same reference; ``NotCounted`` where nothing changes."""
+        return decisions.decide_by_reference(
+            self._options()["of"],
+            self.what(),
+            status,
+            reason=self.name if status == Conversion.Status.REJECTED else "",
+            by=self.there,
+        )
+
+    def what(self) -> str:
+        """Return the reference: stated, or the instance's label and key."""
+        if not self._states("reference"):
+            return self.default_reference()
+        reference = self.stated("reference")
+        if callable(reference):
+            raise self._not_a("reference", reference)
+        # Not the default where there is none yet: it would be another one once there is.
+        return "" if reference is None else str(reference)
+
     def referral(self) -> Visitor:
         """Find the referral that is to be credited; ``NotCounted`` where there is none."""
         if self._states("visitor"):
-            return _somebody(visitors.find(_visitor_id(self.stated("visitor"))))
-        there = visitors.request_user(self.request) if self.request is not None else None
-        theirs = there is None or not self._states("user") or there == self._stated_user
-        remembered = visitors.remembered(self.request) if self.request and theirs else None
-        found = visitors.find(remembered)
+            return self._somebody(visitors.find(_visitor_id(self.stated("visitor"))))
+        there = self.there()
+        if self._states("user"):
+            theirs = there is None or there == self._stated_user
+        else:
+            theirs = not _is_of_staff(self.request)
+        found = visitors.referral(self.request) if self.request and theirs else None
         if found is not None and found.refusal(timezone.now()) is None:
             return found
         if settings.attribute_by_user and (buyer := self.buyer()) is not None:
-            found = visitors.latest_of(buyer) or found
-        return _somebody(found, Reason.NO_VISITOR if theirs else Reason.NOT_THE_BUYER)
+            found = visitors.referral_of(buyer) or found
+        return self._somebody(found, Reason.NO_VISITOR if theirs else Reason.NOT_THE_BUYER)
 
     def buyer(self) -> User | None:
         """Return who bought: stated, else logged in, else the user who has just been created."""
         if self._states("user"):
             return self._stated_user
-        if self.request is not None and (user := visitors.request_user(self.request)) is not None:
+        if (user := self.there()) is not None and self._is_own_request():
             return user
         if isinstance(self.instance, get_user_model()) and not self.instance._state.adding:
             return self.instance
         return None
+
+    def there(self) -> User | None:
+        """Return who is logged in where the trigger has fired."""
+        return visitors.request_user(self.request) if self.request is not None else None
+
+    def _is_own_request(self) -> bool:
+        """Tell whether the request may be the buyer's: whose referral it is may have come by it."""
+        if not self._states("visitor"):
+            return not _is_of_staff(self.request)
+        visitor_id = _visitor_id(self.stated("visitor"))
+        return self.request is not None and visitor_id in visitors.remembered(self.request)
 
     def default_reference(self) -> str:
         """Name the instance by its label and key, such as ``shop.order:17``."""
@@ -196,19 +273,32 @@ class _Event:
         return f"{self.instance._meta.label_lower}:{self.instance.pk}"
 
     def _forget(self, visitor: Visitor) -> None:
-        """Take a closed referral out of the session, if it is this one that it remembers."""
-        if self.request is not None and visitors.remembered(self.request) == visitor.pk:
+        """Take a closed referral out of the session, if that remembers this one."""
+        if self.request is not None and visitor.pk in visitors.remembered(self.request):
             visitors.close_on_way_out(self.request, visitor)
 
     @cached_property
     def _stated_user(self) -> User | None:
-        """The stated buyer, if it is one whom a row can point to."""
+        """The stated buyer, or whose key is stated, if it is one whom a row can point to."""
         stated = self.stated("user")
         if stated is None or isinstance(stated, get_user_model()):
             return stated
         if hasattr(stated, "is_authenticated"):
             return None  # request.user of an anonymous visitor, or an API's token user
-        raise TypeError(f"Where a user is wanted, trigger “{self.name}” has {stated!r}.")
+        if isinstance(stated, Model):
+            # Its key would be some user's too.
+            raise self._not_a("user", stated)
+        users = get_user_model()._base_manager.using(conversions.database())
+        return users.filter(pk=stated).first()
+
+    def _somebody(self, visitor: Visitor | None, reason: Reason = Reason.NO_VISITOR) -> Visitor:
+        """Return the visitor, or end the search: who is not found is nobody."""
+        if visitor is None:
+            raise NotCounted(reason, reference=self.what())
+        return visitor
+
+    def _not_a(self, what: str, stated: object) -> TypeError:
+        return TypeError(f"Where a {what} is wanted, trigger “{self.name}” has {stated!r}.")
 
     def _states(self, name: str) -> bool:
         """Tell whether something is stated, be it that there is nobody."""
@@ -216,11 +306,17 @@ class _Event:
             return True
         return self.instance is not None and name in self._options()
 
-    def _options(self) -> Mapping[str, Option]:
+    def _options(self) -> Mapping[str, Any]:
         """Return the fifth item of the trigger's setting."""
         return next(
             (entry[4] for entry in settings.triggers if entry[0] == self.name and entry[4:]), {}
         )
+
+
+def _is_of_staff(request: HttpRequest | None) -> bool:
+    """Tell whether it is made in the Admin, where nobody buys anything for themselves."""
+    match = getattr(request, "resolver_match", None)
+    return match is not None and "admin" in match.app_names
 
 
 def _visitor_id(stated: object) -> Any:
@@ -231,25 +327,3 @@ def _visitor_id(stated: object) -> Any:
         # Its key would be some visitor's too.
         raise TypeError(f"Where a visitor is wanted, there is {stated!r}.")
     return stated or None  # request.affiliate_visitor without a visitor is not None, but empty
-
-
-def _somebody(visitor: Visitor | None, reason: Reason = Reason.NO_VISITOR) -> Visitor:
-    """Return the visitor, or end the search: who is not found is nobody."""
-    if visitor is None:
-        raise NotCounted(reason)
-    return visitor
-
-
-def _value(instance: object, option: Option) -> Any:
-    """Return what an option of a trigger says of ``instance``; ``None`` where a path breaks off."""
-    if callable(option):
-        return option(instance)
-    value: Any = instance
-    for name in option.split("."):
-        try:
-            value = getattr(value, name)
-        except ObjectDoesNotExist:
-            return None
-        if value is None:
-            return None
-    return value

@@ -7,18 +7,16 @@ stops the start-up, and all of it is told at once, with the lines to write.
 
 from __future__ import annotations
 
-import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import Model
 from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
 from django.utils.inspect import func_accepts_kwargs
@@ -26,9 +24,19 @@ from django.utils.module_loading import import_string
 
 from affiliations.conf import settings
 from affiliations.models import Subscription
+from affiliations.options import OPTIONS, is_model, wrong_options
+from affiliations.triggers import (
+    approve_conversions,
+    object_created,
+    object_saved,
+    reject_conversions,
+)
 
-#: The keys of a trigger's fifth item.
-OPTIONS = ("visitor", "user", "reference", "amount", "currency")
+#: Ours that decide what another trigger has counted, and ours that count. A host's may do either.
+_DECIDING = (approve_conversions, reject_conversions)
+_COUNTING = (object_created, object_saved)
+#: What a trigger that decides can be told; the rest was known when it was counted.
+_DECIDING_OPTIONS = ("of", "reference")
 
 _EXAMPLE = """
 AFFILIATE_TRIGGERS = [
@@ -40,8 +48,6 @@ AFFILIATE_TRIGGERS = [
         {{"reference": "pk"}},  # may be left out: paths of {options}
     ),
 ]"""
-
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class Trigger(NamedTuple):
@@ -114,6 +120,7 @@ def read() -> list[Trigger]:
         if trigger is not None:
             mistakes += [f"{label}, {clash}" for clash in _clashes(trigger, triggers)]
             triggers.append(trigger)
+    mistakes += _wrong_targets(triggers)
     if mistakes:
         listed = "\n".join(f"- {mistake}" for mistake in mistakes)
         raise _misconfigured(
@@ -144,8 +151,9 @@ def _read_entry(entry: object) -> tuple[Trigger | None, list[str]]:
             mistakes.append(f"item {number}, {mistake}")
             items.append(None)
     options = entry[4] if len(entry) == 5 else {}
-    mistakes += [f"item 5, the options: {wrong}" for wrong in _wrong_options(options, items[3])]
-    if isinstance(items[1], ModelSignal) and not (items[3] is None or _is_model(items[3])):
+    wrong = [*wrong_options(options, items[3]), *_wrong_target(options, items[2])]
+    mistakes += [f"item 5, the options: {what}" for what in wrong]
+    if isinstance(items[1], ModelSignal) and not (items[3] is None or is_model(items[3])):
         mistakes.append(
             f"item 4, the sender: {items[3]!r} is no model, and nothing else sends that signal. "
             'Write "app.Model", or None for all models'
@@ -180,7 +188,7 @@ def _read_receiver(value: object) -> Callable[..., Any]:
 
 def _read_sender(value: object) -> object:
     sender = _imported(value, "the sender", models=True)
-    if _is_model(sender):
+    if is_model(sender):
         if sender._meta.swapped:
             raise _Mistake(
                 f"the sender: {value!r} is swapped for {sender._meta.swapped!r}, which sends the "
@@ -221,29 +229,55 @@ def _meant(value: str, *, models: bool) -> str:
     return f". Did you mean '{place}.{close[0]}'?" if place and close else ""
 
 
-def _wrong_options(options: object, sender: object) -> Iterator[str]:
-    """Say what is wrong with a fifth item, looking paths up on the sender where it is a model."""
+def _wrong_target(options: object, receiver: object) -> Iterator[str]:
+    """Say where a receiver that decides does not know of which trigger, or one that counts does."""
     if not isinstance(options, Mapping):
-        yield f"{options!r} must be a dict"
         return
-    for key, path in options.items():
-        if key not in OPTIONS:
-            yield f"there is no {key!r}; there are {', '.join(OPTIONS)}"
-        elif isinstance(path, str):
-            first = path.partition(".")[0]
-            if not _PATH.fullmatch(path):
-                yield f"{key!r}: {path!r} is no attribute path such as 'customer.user'"
-            elif _is_model(sender) and not hasattr(sender, first):
-                yield (
-                    f"{key!r}: {sender._meta.label} has no attribute {first!r}. Name one that it "
-                    "has, or give a callable, which gets the instance"
-                )
-        elif not callable(path):
-            yield f"{key!r}: {path!r} must be an attribute path or a callable"
+    if "of" not in options:
+        if receiver in _DECIDING:
+            yield "'of' is missing: the name of the trigger whose conversions are decided"
+        return
+    if receiver in _COUNTING:
+        yield "'of' is for receivers that decide, such as approve_conversions; this one counts"
+        return
+    for key in options:
+        if key in OPTIONS and key not in _DECIDING_OPTIONS:
+            yield f"{key!r} says nothing here: with 'of', something is decided that was counted"
 
 
-def _is_model(sender: object) -> TypeGuard[type[Model]]:
-    return isinstance(sender, type) and issubclass(sender, Model)
+def _wrong_targets(triggers: list[Trigger]) -> Iterator[str]:
+    """Say which of the triggers that decide would find nothing to decide."""
+    counting = {trigger.name: trigger for trigger in triggers if "of" not in trigger.options}
+    for trigger in triggers:
+        target = trigger.options.get("of")
+        if target is None:
+            continue
+        where = f"trigger {trigger.name!r}, item 5, the options:"
+        if target not in counting:
+            close = get_close_matches(target, counting, n=1)
+            meant = f". Did you mean {close[0]!r}?" if close else ""
+            yield f"{where} 'of': there is no trigger {target!r} that counts{meant}"
+        elif "reference" in counting[target].options and "reference" not in trigger.options:
+            yield (
+                f"{where} 'reference' is missing: {target!r} states one, and by the same one its "
+                "conversions are found"
+            )
+        elif _looks_elsewhere(trigger, counting[target]):
+            yield (
+                f"{where} 'reference': {target!r} states none, and its conversions are found by "
+                "the label and key of the object. Leave it out here, or write the same there"
+            )
+
+
+def _looks_elsewhere(deciding: Trigger, counting: Trigger) -> bool:
+    """Tell whether a path of an object is looked for where its label and key were counted."""
+    return (
+        isinstance(deciding.options.get("reference"), str)
+        and "reference" not in counting.options
+        and counting.receiver in _COUNTING  # a host's own may state one
+        and is_model(counting.sender)
+        and counting.sender is deciding.sender
+    )
 
 
 def _clashes(trigger: Trigger, others: list[Trigger]) -> Iterator[str]:

@@ -1,19 +1,15 @@
-"""How somebody comes to a test: through a partner's link, as in a browser."""
+"""Who comes to a test without following a link, as ``affiliations.testing`` lets them."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.db import connection
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
 
-from affiliations.models import Partner, Visitor
+from affiliations.models import Visitor
 from tests.factories import SubscriptionFactory, VisitorFactory
-
-
-def arrive(client: Client, partner: Partner) -> Visitor:
-    """Follow the partner's link; the client's session remembers the visitor from now on."""
-    response = client.get(partner.link("/page/"))
-    assert response.status_code == 302, response
-    return Visitor.objects.latest("pk")
 
 
 def referred(trigger: str = "Order placed", **subscription: object) -> Visitor:
@@ -37,3 +33,20 @@ def request_of(visitor: Visitor | None, user: object = None) -> HttpRequest:
     if user is not None:
         request.user = user
     return request
+
+
+class Wrapped:
+    """A request as Django REST framework hands it on: what it has not, it asks the one inside."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._request, name)
+
+
+def commit() -> None:
+    """Do what waits for a commit, in a test that is one transaction and never commits."""
+    while connection.run_on_commit:
+        _, function, *_ = connection.run_on_commit.pop(0)
+        function()

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import hypothesis
 import pytest
+from django.apps import apps
+from django.core.management.commands import flush
 from django.test import override_settings
 
-from tests.settings import DATABASE
+from tests.settings import DATABASE, SERVICES
 
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 
@@ -22,6 +24,37 @@ hypothesis.settings.load_profile("tests")
 
 Trigger = tuple[Any, ...]
 not_for_this_database = pytest.StashKey[list[str]]()
+without_service = pytest.StashKey[list[str]]()
+
+#: What a test can need beside the database; AFFILIATIONS_TEST_SERVICES lists those that are there.
+NEEDS = {"rabbitmq", "redis", "django-tasks-db", "chromium"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def emptied_and_no_more() -> Iterator[None]:
+    """
+    Empty the tables after a test with transactions of its own, and leave them so.
+
+    Django would make all content types and permissions anew, which takes longer than most tests.
+    Who asks for a permission there takes the fixture ``permissions``.
+    """
+
+    from django.contrib.contenttypes.models import ContentType
+
+    def emptied(*args: object, **options: object) -> None:
+        ContentType.objects.clear_cache()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "emit_post_migrate_signal", emptied)
+        yield
+
+
+@pytest.fixture
+def permissions(db: None) -> None:
+    """Make those of our models, where another test has emptied the table."""
+    from django.contrib.auth.management import create_permissions
+
+    create_permissions(apps.get_app_config("affiliations"), verbosity=0)
 
 
 @pytest.fixture
@@ -38,6 +71,18 @@ def subscription(partner: Any) -> Any:
     from tests.factories import SubscriptionFactory
 
     return SubscriptionFactory(partner=partner)
+
+
+@pytest.fixture
+def staff(db: None) -> Any:
+    """Log in somebody who may do everything in the Admin."""
+    from django.test import Client
+
+    from tests.factories import UserFactory
+
+    client = Client()
+    client.force_login(UserFactory(is_staff=True, is_superuser=True))
+    return client
 
 
 @pytest.fixture
@@ -63,21 +108,37 @@ def wire() -> Iterator[Callable[[Sequence[Trigger]], None]]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[not_for_this_database] = []
+    config.stash[without_service] = []
+    if unknown := set(SERVICES) - NEEDS:
+        raise pytest.UsageError(f"AFFILIATIONS_TEST_SERVICES does not know {sorted(unknown)}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out the tests that another database is needed for, and remember them."""
+    """Take out the tests that another database or a service is needed for, and remember them."""
     kept, left_out = [], []
     for item in items:
-        marker = item.get_closest_marker("only_on")
-        if marker is not None and (unknown := set(marker.args) - set(DATABASES)):
-            raise pytest.UsageError(f"{item.nodeid}: only_on() does not know {sorted(unknown)}")
-        (kept if marker is None or DATABASE in marker.args else left_out).append(item)
-        if item in left_out and marker is not None:
-            config.stash[not_for_this_database].extend(marker.args)
+        closest = item.get_closest_marker("only_on")
+        databases = _named(item, [closest] if closest else [], set(DATABASES))
+        missing = _named(item, item.iter_markers("needs"), NEEDS) - set(SERVICES)
+        if databases and DATABASE not in databases:
+            config.stash[not_for_this_database].extend(databases)
+        elif missing:
+            config.stash[without_service].extend(missing)
+        else:
+            kept.append(item)
+            continue
+        left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def _named(item: pytest.Item, markers: Iterable[pytest.Mark], known: set[str]) -> set[str]:
+    """Return what these markers of a test name."""
+    named = {name for marker in markers for name in marker.args}
+    if named - known:
+        raise pytest.UsageError(f"{item.nodeid}: what is {sorted(named - known)}?")
+    return named
 
 
 def _everything_is_required() -> bool:
@@ -103,7 +164,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     write(f"This run used {DATABASES[DATABASE]}. Not used: {', '.join(others)}.")
     write("CONTRIBUTING.rst says how to run the tests on them.")
     for name, count in sorted(Counter(config.stash[not_for_this_database]).items()):
-        write(f"{count} test(s) that need {DATABASES[name]} were left out.")
+        write(f"{count} test(s) that are for {DATABASES[name]} were left out.")
+    for name, count in sorted(Counter(config.stash[without_service]).items()):
+        write(f"{count} test(s) that need {name} were left out.")
     for count, reason in _left_out(terminalreporter):
         write(f"{count} test(s) skipped: {reason}")
     if _everything_is_required() and _left_out(terminalreporter):

@@ -69,6 +69,11 @@ class ConversionFactory(DjangoModelFactory):
         SubscriptionFactory, partner=factory.SelfAttribute("..partner")
     )
     trigger = factory.SelfAttribute("subscription.trigger")
+    sub1 = factory.SelfAttribute("visitor.sub1")
+    sub2 = factory.SelfAttribute("visitor.sub2")
+    sub3 = factory.SelfAttribute("visitor.sub3")
+    sub4 = factory.SelfAttribute("visitor.sub4")
+    sub5 = factory.SelfAttribute("visitor.sub5")
     dedupe_key = factory.LazyAttribute(lambda conversion: f"v:{conversion.visitor.pk}")
 
 
@@ -80,6 +85,7 @@ class CallbackFactory(DjangoModelFactory):
 
     conversion = factory.SubFactory(ConversionFactory)
     subscription = factory.SelfAttribute("conversion.subscription")
+    partner = factory.SelfAttribute("subscription.partner")
     url = factory.LazyAttribute(
         lambda callback: f"https://partner.example/cb?v={callback.conversion.visitor_id}"
     )

@@ -33,15 +33,17 @@ class RawPartner:
     accepted, whether or not anything was said on them.
     """
 
-    def __init__(self, answer: Answer | bytes = OK, *, tls: bool = False) -> None:
+    def __init__(
+        self, answer: Answer | bytes = OK, *, tls: bool = False, address: str = "127.0.0.1"
+    ) -> None:
         self.answer: Answer = answer if callable(answer) else sending(answer)
         self.context = tls_context() if tls else None
         self.requests: list[bytes] = []
         self.connections = 0
         self.threads: list[threading.Thread] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((address, 0))
         self.port = self.listener.getsockname()[1]
-        self.host = f"127.0.0.1:{self.port}"
+        self.host = f"{address}:{self.port}"
         self.url = f"{'https' if tls else 'http'}://{self.host}/cb"
 
     def __enter__(self) -> RawPartner:

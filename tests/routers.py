@@ -21,3 +21,16 @@ class ElsewhereRouter:
         if (app_label, model_name) == ("testapp", "elsewhere"):
             return db == "other"
         return False if db == "other" else None
+
+
+class ReplicaRouter:
+    """Read from a replica that has not heard of anything yet."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "other"
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+    def allow_relation(self, obj1: Any, obj2: Any, **hints: Any) -> bool:
+        return True

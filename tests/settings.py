@@ -3,6 +3,10 @@ Settings of the test project; the environment chooses the database and the user 
 
 AFFILIATIONS_TEST_DATABASE    sqlite (default), postgresql or mariadb
 AFFILIATIONS_TEST_USER_MODEL  empty (django.contrib.auth's) or "testapp_user.User"
+AFFILIATIONS_TEST_SERVICES    what is there of rabbitmq, redis, django-tasks-db, chromium (with
+                              commas)
+AFFILIATIONS_TEST_MANY_ROWS   how many rows a page or a command costs no more queries for: 1,000 by
+                              default, 10,000 once on each database in CI
 AFFILIATIONS_TEST_NAME        part of the databases' names, so that two runs do not meet
 PGHOST, PGPORT, PGUSER, PGPASSWORD, MYSQL_HOST, MYSQL_PORT, MYSQL_USER, MYSQL_PASSWORD
 """
@@ -16,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 DATABASE = os.environ.get("AFFILIATIONS_TEST_DATABASE") or "sqlite"
+SERVICES = [name for name in os.environ.get("AFFILIATIONS_TEST_SERVICES", "").split(",") if name]
+MANY_ROWS = int(os.environ.get("AFFILIATIONS_TEST_MANY_ROWS") or 1_000)
 
 # Kept in the environment, so that a server which a test starts finds the same databases.
 RUN = os.environ.setdefault(
@@ -81,6 +87,9 @@ AUTH_USER_MODEL = os.environ.get("AFFILIATIONS_TEST_USER_MODEL") or "auth.User"
 if AUTH_USER_MODEL == "testapp_user.User":
     INSTALLED_APPS.append("tests.testapp_user")
 
+if "django-tasks-db" in SERVICES:
+    INSTALLED_APPS.append("django_tasks_db")
+
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -89,6 +98,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware",
 ]
+if "chromium" in SERVICES:
+    # Here, since a live server has loaded its middleware before a test could say so.
+    MIDDLEWARE.insert(0, "tests.chromium.strict")
 
 TEMPLATES = [
     {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, run_checks
 from django.test import override_settings
 
-from affiliations.checks import check_middleware, check_settings
+from affiliations.checks import check_middleware, check_production, check_settings
 from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
 
 OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
@@ -34,6 +35,15 @@ class AuthenticationSubclass(AuthenticationMiddleware):
 def a_factory(get_response: Any) -> Any:
     """Middleware may be a function."""
     return get_response
+
+
+def agrees(request: Any) -> bool:
+    """Say what a host might say of consent."""
+    return True
+
+
+async def agrees_later(request: Any) -> bool:
+    return True
 
 
 OUR_SUBCLASS = "tests.test_checks.OurSubclass"
@@ -166,6 +176,11 @@ RIGHT = {
     "AFFILIATE_CLICK_ID_KEY": ["cid"],
     "AFFILIATE_SUB_ID_KEYS": [(), ("s1",), ["s1", "s2", "s3", "s4", "s5"]],
     "AFFILIATE_ATTRIBUTION_WINDOW": [None, timedelta(seconds=1), timedelta(days=36_500)],
+    "AFFILIATE_ATTRIBUTION_MODEL": ["last_click", "first_click"],
+    "AFFILIATE_CLICK_DEDUPE_WINDOW": [None, timedelta(seconds=1)],
+    "AFFILIATE_COOKIE_NAME": [None, "referral", "__Host-referral", "a!#$%&'*+.^_`|~9"],
+    "AFFILIATE_CONSENT": [None, "tests.test_checks.agrees"],
+    "AFFILIATE_SCREEN": ["affiliations.screening.own_account"],
     "AFFILIATE_ATTRIBUTE_BY_USER": [True, False],
     "AFFILIATE_IGNORE_BOTS": [True, False],
     "AFFILIATE_CALLBACK_DISPATCHER": [
@@ -173,8 +188,9 @@ RIGHT = {
         "tests.dispatchers.ignored",
     ],
     "AFFILIATE_CALLBACK_TIMEOUT": [(1, 2), [0.5, 0.5]],
-    "AFFILIATE_CALLBACK_DEADLINE": [0.1, 60],
-    "AFFILIATE_CALLBACK_LEASE": [16, 900.5],
+    "AFFILIATE_CALLBACK_DEADLINE": [0.1, 20],
+    "AFFILIATE_CALLBACK_LEASE": [61, 900.5],
+    "AFFILIATE_CALLBACK_RETRY_SCHEDULE": [(0,), [0, 5, 0.5]],
     "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES": [True, False],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [True, False],
 }
@@ -184,12 +200,18 @@ WRONG = {
     "AFFILIATE_CLICK_ID_KEY": ["", None, ("click_id",)],
     "AFFILIATE_SUB_ID_KEYS": ["sub1", None, ("",), ("1", "2", "3", "4", "5", "6"), {"sub1": "a"}],
     "AFFILIATE_ATTRIBUTION_WINDOW": [30, 0, "30", timedelta(0), timedelta(-1), timedelta.max],
+    "AFFILIATE_ATTRIBUTION_MODEL": ["", None, "last", "LAST_CLICK", ["last_click"]],
+    "AFFILIATE_CLICK_DEDUPE_WINDOW": [3600, 0, "1h", timedelta(0), timedelta.max],
+    "AFFILIATE_COOKIE_NAME": ["", "a b", "a;b", "a=b", "é", 5, "a\n"],
+    "AFFILIATE_CONSENT": ["", True, print],
+    "AFFILIATE_SCREEN": ["", None, print],
     "AFFILIATE_ATTRIBUTE_BY_USER": [None, 1, "yes"],
     "AFFILIATE_IGNORE_BOTS": [None, 0, "no"],
     "AFFILIATE_CALLBACK_DISPATCHER": ["", None, print],
     "AFFILIATE_CALLBACK_TIMEOUT": [5, (5,), (1, 2, 3), (0, 1), (1, None), "35", (1, -1), None],
     "AFFILIATE_CALLBACK_DEADLINE": [0, -1, None, "15", True, float("inf"), float("nan")],
     "AFFILIATE_CALLBACK_LEASE": [0, -1, None, "90", timedelta(seconds=90), 10**6],
+    "AFFILIATE_CALLBACK_RETRY_SCHEDULE": [(), None, 5, (0, -5), (0, "5"), (timedelta(0),), (5,)],
     "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES": [None, 1, "127.0.0.1"],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [None, 1],
 }
@@ -219,13 +241,13 @@ class TestSettings:
         from affiliations.conf import Settings
 
         named = {
-            f"AFFILIATE_{name.upper()}"
-            for name, value in vars(Settings).items()
+            name
+            for value in vars(Settings).values()
             if isinstance(value, property)
+            for name in re.findall(r"^``(AFFILIATE_\w+)``", value.fget.__doc__)
         }
         # A mistake in the triggers stops the start-up by itself.
-        named -= {"AFFILIATE_TRIGGERS", "AFFILIATE_QUERY_STRING_KEYS"}
-        named |= {"AFFILIATE_QUERY_STRING_KEY"}
+        named.remove("AFFILIATE_TRIGGERS")
         assert set(RIGHT) == set(WRONG) == named
 
     @override_settings(AFFILIATE_IGNORE_BOTS="no", AFFILIATE_SESSION_KEY="")
@@ -254,6 +276,27 @@ class TestSettings:
                 id="affiliations.E006",
             )
         ]
+
+
+class TestAFunction:
+    @pytest.mark.parametrize(
+        "name", ["AFFILIATE_CALLBACK_DISPATCHER", "AFFILIATE_CONSENT", "AFFILIATE_SCREEN"]
+    )
+    @pytest.mark.parametrize(
+        ("path", "problem"),
+        [
+            ("nowhere.agrees", "cannot be imported: No module named 'nowhere'"),
+            ("tests.test_checks.nobody", "cannot be imported: Module"),
+            ("tests.test_checks.OURS", "cannot be called"),
+            ("tests.test_checks.agrees_later", "is async, and nobody would await it"),
+        ],
+    )
+    def test_must_be_one_that_can_be_called(self, name: str, path: str, problem: str) -> None:
+        with override_settings(**{name: path}):
+            message = only(check_settings())
+        assert message.id == "affiliations.E007"
+        assert message.msg.startswith(f"{name} is {path!r}, which {problem}")
+        assert f'{name} = "' in str(message.hint)
 
 
 class TestTheDispatcher:
@@ -293,7 +336,7 @@ class TestTheParametersOfALink:
 
 
 class TestTheLease:
-    @pytest.mark.parametrize(("lease", "deadline"), [(15, 15), (10, 15), (90, 90.5)])
+    @pytest.mark.parametrize(("lease", "deadline"), [(15, 15), (60, 15), (90, 22.5)])
     def test_is_longer_than_the_deadline(self, lease: float, deadline: float) -> None:
         with override_settings(
             AFFILIATE_CALLBACK_LEASE=lease, AFFILIATE_CALLBACK_DEADLINE=deadline
@@ -303,5 +346,82 @@ class TestTheLease:
         assert f"{lease} seconds and AFFILIATE_CALLBACK_DEADLINE {deadline}: " in message.msg
 
     def test_may_be_a_little_longer(self) -> None:
-        with override_settings(AFFILIATE_CALLBACK_LEASE=16, AFFILIATE_CALLBACK_DEADLINE=15):
+        with override_settings(AFFILIATE_CALLBACK_LEASE=61, AFFILIATE_CALLBACK_DEADLINE=15):
             assert check_settings() == []
+
+
+class TestTheCookie:
+    @pytest.mark.parametrize(
+        ("name", "setting"),
+        [
+            ("sessionid", "SESSION_COOKIE_NAME"),
+            ("csrftoken", "CSRF_COOKIE_NAME"),
+            ("django_language", "LANGUAGE_COOKIE_NAME"),
+        ],
+    )
+    def test_is_no_other_cookie_of_the_site(self, name: str, setting: str) -> None:
+        with override_settings(AFFILIATE_COOKIE_NAME=name):
+            message = only(check_settings())
+        assert message.id == "affiliations.E013"
+        assert message.msg == f"AFFILIATE_COOKIE_NAME is {name!r}, and so is {setting}."
+
+
+class TestBeforeADeployment:
+    @pytest.mark.parametrize(
+        ("settings", "ends"),
+        [
+            ({}, "after 14 days"),
+            ({"SESSION_COOKIE_AGE": 86_400}, "after 1 day"),
+            ({"SESSION_COOKIE_AGE": 60 * 86_400}, None),
+            ({"SESSION_COOKIE_AGE": 30 * 86_400}, None),
+            ({"SESSION_EXPIRE_AT_BROWSER_CLOSE": True}, "with the browser"),
+            (
+                {"SESSION_EXPIRE_AT_BROWSER_CLOSE": True, "SESSION_COOKIE_AGE": 60 * 86_400},
+                "with the browser",
+            ),
+            ({"AFFILIATE_COOKIE_NAME": "referral"}, None),
+            ({"AFFILIATE_ATTRIBUTION_WINDOW": None}, None),
+            ({"AFFILIATE_ATTRIBUTION_WINDOW": timedelta(days=14)}, None),
+            ({"AFFILIATE_ATTRIBUTION_WINDOW": 30}, None),
+        ],
+    )
+    def test_a_window_that_outlives_the_session_is_told(
+        self, settings: dict[str, Any], ends: str | None
+    ) -> None:
+        with override_settings(**settings):
+            messages = check_production()
+        if ends is None:
+            assert messages == []
+        else:
+            assert only(messages) == checks.Warning(
+                "AFFILIATE_ATTRIBUTION_WINDOW is 30 days, but the session that remembers the "
+                f"visitor ends {ends}.",
+                hint='Write, for example: AFFILIATE_COOKIE_NAME = "referral"',
+                id="affiliations.W006",
+            )
+
+    @pytest.mark.parametrize("samesite", ["Lax", "None", False])
+    def test_a_session_that_comes_along_with_a_partners_link_passes(self, samesite: object) -> None:
+        with override_settings(
+            SESSION_COOKIE_SAMESITE=samesite, AFFILIATE_ATTRIBUTION_WINDOW=timedelta(days=14)
+        ):
+            assert check_production() == []
+
+    @override_settings(
+        SESSION_COOKIE_SAMESITE="Strict", AFFILIATE_ATTRIBUTION_WINDOW=timedelta(days=14)
+    )
+    def test_a_session_that_a_partners_link_ends_is_told(self) -> None:
+        message = only(check_production())
+        assert message.id == "affiliations.W007"
+        assert "and are logged in no more" in message.msg
+        assert message.hint == 'Write: SESSION_COOKIE_SAMESITE = "Lax"'
+
+    def test_it_is_told_before_a_deployment_only(self) -> None:
+        def told(**deployment: bool) -> bool:
+            messages = run_checks(
+                tags=["affiliations"], include_deployment_checks=deployment.get("deploy", False)
+            )
+            return "affiliations.W006" in {message.id for message in messages}
+
+        assert told(deploy=True)
+        assert not told()

@@ -9,6 +9,7 @@ from django.test import override_settings
 
 from affiliations.callbacks import dispatchers
 from affiliations.conf import Settings, settings
+from affiliations.screening import own_account
 from tests.dispatchers import ignored
 
 # property, setting, default, another value, and what is read where that is not the value itself
@@ -25,6 +26,11 @@ EACH = [
         ("s1",),
     ),
     ("attribution_window", "AFFILIATE_ATTRIBUTION_WINDOW", timedelta(days=30), None, None),
+    ("first_click_wins", "AFFILIATE_ATTRIBUTION_MODEL", False, "first_click", True),
+    ("click_dedupe_window", "AFFILIATE_CLICK_DEDUPE_WINDOW", timedelta(hours=1), None, None),
+    ("cookie_name", "AFFILIATE_COOKIE_NAME", None, "referral", "referral"),
+    ("consent", "AFFILIATE_CONSENT", None, "tests.dispatchers.ignored", ignored),
+    ("screen", "AFFILIATE_SCREEN", own_account, "tests.dispatchers.ignored", ignored),
     ("attribute_by_user", "AFFILIATE_ATTRIBUTE_BY_USER", False, True, True),
     ("ignore_bots", "AFFILIATE_IGNORE_BOTS", True, False, False),
     (
@@ -36,6 +42,16 @@ EACH = [
     ),
     ("callback_timeout", "AFFILIATE_CALLBACK_TIMEOUT", (3.05, 10), [1, 2], (1, 2)),
     ("callback_deadline", "AFFILIATE_CALLBACK_DEADLINE", 15, 20, 20),
+    (
+        "callback_retry_schedule",
+        "AFFILIATE_CALLBACK_RETRY_SCHEDULE",
+        tuple(
+            timedelta(seconds=delay)
+            for delay in (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+        ),
+        [0, 60],
+        (timedelta(0), timedelta(seconds=60)),
+    ),
     (
         "callback_lease",
         "AFFILIATE_CALLBACK_LEASE",
@@ -84,6 +100,7 @@ def test_a_setting_is_read_when_it_is_asked_for(
 
 def test_every_setting_is_tested_here() -> None:
     named = [name for name, value in vars(Settings).items() if isinstance(value, property)]
+    named.remove("counting_triggers")  # some of the triggers
     assert named == [entry[0] for entry in EACH]
 
 

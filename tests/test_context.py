@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 
 from affiliations import context
+from tests.arrivals import Wrapped
 
 
 def test_the_request_is_bound_inside_the_block_and_not_after_it() -> None:
@@ -81,6 +82,13 @@ def test_a_request_stands_for_itself_whatever_is_bound() -> None:
     with context.binding(HttpRequest()):
         assert context.real_request(request) is request
         assert context.real_request(None) is None
+
+
+def test_a_request_that_a_framework_has_wrapped_stands_for_the_one_inside() -> None:
+    request = HttpRequest()
+
+    assert context.real_request(Wrapped(request)) is request
+    assert context.unwrapped(Wrapped(request)) is context.unwrapped(request) is request
 
 
 def test_a_thread_of_the_hosts_own_has_no_request() -> None:

@@ -20,12 +20,20 @@ from django.urls import include, path
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
-from affiliations import conversions, visitors
+from affiliations import conversions, payouts, visitors
 from affiliations.exceptions import NotCounted, Reason
-from affiliations.models import Callback, Conversion, Partner, Subscription, Visitor
-from affiliations.signals import conversion_recorded
+from affiliations.models import (
+    Callback,
+    Conversion,
+    Partner,
+    Subscription,
+    UncountedTrigger,
+    Visitor,
+)
+from affiliations.signals import conversion_recorded, trigger_not_counted
+from affiliations.testing import start_referral
 from affiliations.triggers import object_created
-from tests.arrivals import arrive, referred
+from tests.arrivals import referred
 from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
 from tests.testapp.models import Order
 
@@ -228,14 +236,45 @@ def test_counting_every_order_counts_each_once_whoever_it_is_credited_to() -> No
     assert Conversion.objects.count() == 3
 
 
+@pytest.mark.parametrize("counting", ["once", "every"])
+def test_one_order_is_never_paid_to_two_partners(counting: str) -> None:
+    one = referred(counting=counting, closes_referral=False)
+    other = referred(counting=counting, closes_referral=False)
+    record(one, reference="17")
+    assert refusal(other, reference="17") is Reason.ALREADY_COUNTED
+    assert record(other, reference="18")
+
+
+def test_an_order_that_was_counted_is_not_counted_anew_when_the_deal_counts_otherwise() -> None:
+    visitor, other = (referred(closes_referral=False) for _ in range(2))
+    record(visitor, reference="17")
+    record(other, reference="18")
+    Subscription.objects.update(counting="every")
+    assert refusal(visitor, reference="17") is Reason.ALREADY_COUNTED
+    record(visitor, reference="19")
+    Subscription.objects.update(counting="once")
+    third = referred()
+    for reference in ("17", "18", "19"):
+        assert refusal(third, reference=reference) is Reason.ALREADY_COUNTED
+
+
+def test_visitors_who_have_done_something_that_has_no_reference_are_each_counted_once() -> None:
+    one, other = referred(closes_referral=False), referred(closes_referral=False)
+    record(one)
+    record(other)
+    assert refusal(one) is refusal(other) is Reason.ALREADY_COUNTED
+
+
+@pytest.mark.parametrize("counting", ["once", "every"])
 @pytest.mark.parametrize(
     ("reference", "other"),
     [("a1", "A1"), ("a", "á"), ("1", "1 "), ("x" * 300, "x" * 299 + "y"), ("ß", "ss")],
 )
-def test_references_that_a_database_may_take_for_one_are_two(reference: str, other: str) -> None:
-    visitor = referred(counting="every", closes_referral=False)
-    record(visitor, reference=reference)
-    record(visitor, reference=other)
+def test_references_that_a_database_may_take_for_one_are_two(
+    reference: str, other: str, counting: str
+) -> None:
+    for each in (reference, other):
+        record(referred(counting=counting), reference=each)
     assert Conversion.objects.count() == 2
     kept = Conversion.objects.order_by("pk").values_list("reference", flat=True)
     assert list(kept) == [reference[:255], other[:255]]
@@ -306,17 +345,175 @@ def test_an_amount_is_kept_as_it_was_given(given: object, kept: Decimal | None) 
 def test_what_is_no_amount_is_left_out_and_said(
     given: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    conversion = record(referred(), amount=given)
+    conversion = record(referred(), amount=given, currency="EUR")
     conversion.refresh_from_db()
-    assert conversion.amount is None
-    assert "which is not an amount" in caplog.text
+    assert (conversion.amount, conversion.currency) == (None, "EUR")
+    assert (conversion.status, conversion.reason) == ("pending", payouts.NOT_AN_AMOUNT)
+    [message] = caplog.messages
+    assert message.startswith("Trigger “Order placed” was completed with the amount ")
+    assert message.endswith(payouts.NOT_AN_AMOUNT)
 
 
 def test_a_currency_is_never_cut_into_another(caplog: pytest.LogCaptureFixture) -> None:
     conversion = record(referred(), amount=5, currency="USDT")
     conversion.refresh_from_db()
-    assert conversion.currency == ""
-    assert "completed with 'USDT', which is not a currency" in caplog.text
+    assert (conversion.amount, conversion.currency) == (5, "")
+    assert (conversion.status, conversion.reason) == ("pending", payouts.NO_CURRENCY)
+    assert "with the amount 5 and the currency 'USDT'" in caplog.text
+
+
+@pytest.mark.parametrize(("amount", "currency"), [(-5, "EUR"), (5, ""), ("five", "EUR")])
+@pytest.mark.parametrize("payout_type", ["none", "fixed", "percent"])
+def test_whatever_is_wrong_with_the_amount_somebody_looks_at_it_first(
+    payout_type: str, amount: object, currency: str
+) -> None:
+    rule = {
+        "none": {},
+        "fixed": {"payout_value": 3, "payout_currency": "EUR"},
+        "percent": {"payout_value": 10},
+    }
+    visitor = referred(payout_type=payout_type, approve_after=14, **rule[payout_type])
+    conversion = record(visitor, amount=amount, currency=currency)
+    conversion.refresh_from_db()
+    assert conversion.status == "pending"
+    assert conversion.reason
+    assert conversion.approve_on is conversion.decided_on is None
+    # What does not depend on the amount is known all the same.
+    assert conversion.payout == (3 if payout_type == "fixed" else None)
+
+
+def test_an_order_without_an_amount_waits_where_a_percentage_is_paid(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    conversion = record(referred(payout_type="percent", payout_value=10))
+    assert (conversion.status, conversion.reason) == ("pending", payouts.NO_AMOUNT)
+    assert "with the amount None" in caplog.text
+    assert record(referred()).status == "approved"
+
+
+def test_a_rule_that_no_form_would_have_taken_is_looked_at_first() -> None:
+    conversion = record(referred(payout_type="fixed", payout_value=3))
+    assert (conversion.status, conversion.reason) == ("pending", payouts.NO_RULE)
+    assert (conversion.payout, conversion.payout_currency) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("rule", "amount", "currency", "earned"),
+    [
+        ({"payout_type": "none"}, "49.90", "EUR", (None, "")),
+        (
+            {"payout_type": "fixed", "payout_value": "2.50", "payout_currency": "USD"},
+            "49.90",
+            "EUR",
+            (Decimal("2.50"), "USD"),
+        ),
+        (
+            {"payout_type": "percent", "payout_value": "7.5"},
+            "49.90",
+            "eur",
+            (Decimal("3.74"), "EUR"),
+        ),
+        ({"payout_type": "percent", "payout_value": "7.5"}, "4990", "JPY", (Decimal(374), "JPY")),
+    ],
+    ids=["none", "fixed", "percent", "yen"],
+)
+def test_the_payout_and_its_rule_are_frozen(
+    rule: dict[str, str], amount: str, currency: str, earned: tuple[Decimal | None, str]
+) -> None:
+    visitor = referred(**rule)
+    conversion = record(visitor, amount=Decimal(amount), currency=currency)
+    Subscription.objects.update(payout_type="percent", payout_value=50, payout_currency="")
+    conversion.refresh_from_db()
+    assert (conversion.payout, conversion.payout_currency) == earned
+    assert conversion.payout_type == rule["payout_type"]
+    value = rule.get("payout_value")
+    assert conversion.payout_value == (None if value is None else Decimal(value))
+    assert conversion.status == "approved"
+
+
+def test_the_oldest_subscription_says_what_is_paid() -> None:
+    visitor = referred(payout_type="fixed", payout_value=3, payout_currency="EUR")
+    SubscriptionFactory(
+        partner=visitor.partner, payout_type="fixed", payout_value=9, payout_currency="EUR"
+    )
+    assert record(visitor).payout == 3
+
+
+# Who decides
+
+
+def test_what_is_approved_by_itself_was_decided_at_that_moment() -> None:
+    conversion = record(referred())
+    assert (conversion.status, conversion.reason) == ("approved", "")
+    assert conversion.decided_on == conversion.created_on
+    assert conversion.approve_on is conversion.decided_by is None
+
+
+def test_what_is_approved_by_hand_waits_for_somebody() -> None:
+    conversion = record(referred(approval="manual"))
+    assert (conversion.status, conversion.reason) == ("pending", "")
+    assert conversion.approve_on is conversion.decided_on is None
+
+
+def test_what_is_approved_after_some_days_waits_for_its_day() -> None:
+    conversion = record(referred(approve_after=14))
+    assert (conversion.status, conversion.reason) == ("pending", "")
+    assert conversion.approve_on == conversion.created_on + timedelta(days=14)
+    assert conversion.decided_on is None
+
+
+def test_what_waits_no_day_is_approved_at_once() -> None:
+    assert record(referred(approve_after=0)).status == "approved"
+
+
+@pytest.mark.parametrize(
+    ("rule", "events"),
+    [
+        ({}, ["conversion"]),
+        ({"call_on_approval": True}, ["conversion", "approval"]),
+        ({"call_on_approval": True, "call_on_conversion": False}, ["approval"]),
+        ({"call_on_approval": True, "approval": "manual"}, ["conversion"]),
+        ({"call_on_approval": True, "approve_after": 1}, ["conversion"]),
+        ({"call_on_rejection": True}, ["conversion"]),
+        ({"call_on_conversion": False}, []),
+    ],
+    ids=str,
+)
+def test_the_partner_hears_of_what_the_subscription_says(
+    rule: dict[str, Any], events: list[str]
+) -> None:
+    record(referred(**rule))
+    assert list(Callback.objects.order_by("pk").values_list("event", flat=True)) == events
+
+
+def test_the_codes_of_what_waits_are_logged(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.AFFILIATE_SCREEN = "tests.test_screening.suspicious"
+    caplog.set_level(logging.DEBUG, logger="affiliations")
+    conversion = record(referred(), amount=-5, currency="EUR")
+    assert conversion.reason.startswith("The same parcel shop again.")
+    assert conversion.doubt == "screened"
+    assert "“Order placed” is for somebody to look at: screened, no_amount." in caplog.text
+
+
+# A test of the deal
+
+
+def test_what_a_test_visitor_does_is_a_test() -> None:
+    visitor = referred(payout_type="percent", payout_value=10)
+    assert not record(visitor, amount=5, currency="EUR").is_test
+    visitor = referred(payout_type="percent", payout_value=10, call_on_approval=True)
+    Visitor.objects.filter(pk=visitor.pk).update(is_test=True)
+    conversion = record(visitor, amount=50, currency="EUR")
+    conversion.refresh_from_db()
+    assert conversion.is_test
+    assert (conversion.payout, conversion.status) == (5, "approved")
+    told = Callback.objects.filter(conversion=conversion).order_by("pk")
+    assert [(one.event, one.status) for one in told] == [
+        ("conversion", "cancelled"),
+        ("approval", "cancelled"),
+    ]
 
 
 # What it costs
@@ -554,7 +751,7 @@ class TestTheSessionKey:
         client = Client(raise_request_exception=False)
         partner = PartnerFactory()
         SubscriptionFactory(partner=partner)
-        visitor = arrive(client, partner)
+        visitor = start_referral(client, partner)
 
         response = client.post(f"/fail/{how}/")
 
@@ -576,7 +773,7 @@ class TestTheSessionKey:
         client = Client()
         partner = PartnerFactory()
         SubscriptionFactory(partner=partner, counting="every", closes_referral=False)
-        visitor = arrive(client, partner)
+        visitor = start_referral(client, partner)
         for count in (1, 2):
             assert client.post("/order/").status_code == 200
             assert client.session["affiliate_visitor_id"] == visitor.pk
@@ -586,7 +783,7 @@ class TestTheSessionKey:
         client = Client()
         partner = PartnerFactory()
         SubscriptionFactory(partner=partner)
-        arrive(client, partner)
+        start_referral(client, partner)
         Visitor.objects.update(closed_on=timezone.now())
         assert client.post("/order/").status_code == 200
         assert "affiliate_visitor_id" not in client.session
@@ -599,7 +796,7 @@ def test_a_newer_referral_of_the_same_browser_is_not_forgotten_with_an_older_one
     options = {"visitor": lambda order: int(order.note)}
     wire([(TRIGGER, post_save, object_created, Order, options)])
     older = referred()
-    newer = arrive(client, older.partner)
+    newer = start_referral(client, older.partner)
     assert client.post("/order/", {"note": str(older.pk)}).status_code == 200
     assert Conversion.objects.get().visitor == older
     assert client.session["affiliate_visitor_id"] == newer.pk
@@ -608,33 +805,151 @@ def test_a_newer_referral_of_the_same_browser_is_not_forgotten_with_an_older_one
 # Read replicas
 
 
-class ReplicaRouter:
-    """Read from a replica that has not heard of anything yet."""
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return "other"
-
-    def db_for_write(self, model: Any, **hints: Any) -> str:
-        return "default"
-
-    def allow_relation(self, obj1: Any, obj2: Any, **hints: Any) -> bool:
-        return True
-
-
 @pytest.mark.django_db(databases=["default", "other"])
 def test_crediting_asks_the_database_that_it_writes_to(settings: Any) -> None:
     visitor = referred()
     fresh = visitors.find(visitor.pk)
     assert fresh is not None
-    settings.DATABASE_ROUTERS = [ReplicaRouter()]
+    settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
     assert conversions.record(fresh, TRIGGER).visitor == visitor
     assert Conversion.objects.using("default").count() == 1
 
 
-def test_nothing_but_reasons_is_logged_of_what_is_not_counted(
+def test_a_buyer_whose_key_is_a_text_is_credited() -> None:
+    user = UserFactory()
+    user.pk = str(user.pk)
+    visitor = referred()
+    assert conversions.record(visitor, TRIGGER, user=user).user == user
+    visitor.refresh_from_db()
+    assert str(visitor.user_id) == user.pk
+
+
+def test_nothing_but_reasons_and_keys_is_logged_of_what_is_not_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="affiliations")
     visitor = VisitorFactory()
     attempt(visitor)
-    assert caplog.messages == ["Trigger “Order placed” was not counted: not_subscribed."]
+    assert caplog.messages == [
+        f"Trigger “Order placed” was not counted: not_subscribed (visitor {visitor}, reference “”)."
+    ]
+
+
+@pytest.fixture
+def refused() -> Iterator[list[dict[str, Any]]]:
+    """Collect what the host's receivers are told of what was not counted."""
+    heard: list[dict[str, Any]] = []
+
+    def receiver(signal: object, **told: Any) -> None:
+        heard.append(told)
+
+    trigger_not_counted.connect(receiver)
+    yield heard
+    trigger_not_counted.disconnect(receiver)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_not_counted_is_told_after_the_commit_and_kept_for_the_story(
+    refused: list[dict[str, Any]],
+) -> None:
+    visitor = VisitorFactory()
+    told = {
+        "sender": Conversion,
+        "trigger": TRIGGER,
+        "reason": Reason.NOT_SUBSCRIBED,
+        "visitor": visitor,
+        "reference": "17",
+    }
+    with transaction.atomic():
+        attempt(visitor, reference="17")
+        assert refused == []
+    assert refused == [told]
+    attempt(visitor, reference="18")
+    assert refused == [told, told | {"reference": "18"}]
+    kept = UncountedTrigger.objects.get()
+    assert (kept.visitor, kept.trigger, kept.reason) == (visitor, TRIGGER, "not_subscribed")
+    assert (kept.count, kept.reference) == (2, "18")
+    assert kept.first_on < kept.last_on
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_counted_before_is_told_and_no_part_of_the_story(
+    refused: list[dict[str, Any]],
+) -> None:
+    visitor = referred(closes_referral=False)
+    attempt(visitor)
+    attempt(visitor)
+    assert [told["reason"] for told in refused] == [Reason.ALREADY_COUNTED]
+    assert not UncountedTrigger.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_counted_for_another_visitor_is_a_part_of_the_story() -> None:
+    winner, loser = referred(), referred()
+    attempt(winner, reference="17")
+    attempt(loser, reference="17")
+    told = UncountedTrigger.objects.get()
+    assert (told.visitor, told.reason, told.reference) == (loser, "already_counted", "17")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_the_host_rolls_back_was_never_refused(refused: list[dict[str, Any]]) -> None:
+    visitor = VisitorFactory()
+    with transaction.atomic():
+        attempt(visitor)
+        transaction.set_rollback(True)
+    assert refused == []
+    assert not UncountedTrigger.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_story_that_cannot_be_kept_breaks_nothing(
+    atomic: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    visitor = VisitorFactory()
+    what = "\ud800"  # which no database stores
+    if atomic:
+        with transaction.atomic():
+            Order.objects.create(note="the host's work")
+            assert attempt(visitor, reference=what) is None
+    else:
+        Order.objects.create(note="the host's work")
+        assert attempt(visitor, reference=what) is None
+    assert Order.objects.exists()
+    assert not UncountedTrigger.objects.exists()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+# By hand
+
+
+@pytest.mark.parametrize("wrong", ["closed", "expired", "inactive"])
+def test_a_partner_who_was_wronged_is_credited_though_the_referral_is_not_open(wrong: str) -> None:
+    now = timezone.now()
+    subscription = SubscriptionFactory(partner__active=wrong != "inactive")
+    closed_on = now - timedelta(hours=1) if wrong == "closed" else None
+    visitor = VisitorFactory(
+        partner=subscription.partner,
+        closed_on=closed_on,
+        referred_on=now - timedelta(days=90 if wrong == "expired" else 1),
+    )
+    assert refusal(visitor) in set(Reason)
+    conversion = record(visitor, by_hand=True)
+    assert Callback.objects.get().conversion == conversion
+    visitor.refresh_from_db()
+    # Closed since when it was, or by this one.
+    assert visitor.closed_on == (closed_on or conversion.created_on)
+
+
+def test_by_hand_nothing_is_credited_twice() -> None:
+    subscription = SubscriptionFactory()
+    visitor = VisitorFactory(partner=subscription.partner)
+    record(visitor)
+    assert refusal(visitor, by_hand=True) is Reason.ALREADY_COUNTED
+
+
+def test_by_hand_a_partner_is_credited_for_what_they_subscribe_to_only() -> None:
+    subscription = SubscriptionFactory(active=False)
+    visitor = VisitorFactory(partner=subscription.partner)
+    assert refusal(visitor, by_hand=True) is Reason.NOT_SUBSCRIBED

@@ -1,39 +1,39 @@
-"""Who sends: the thread of this process, from the commit to the partner's real server."""
+"""Who sends, after the commit: the thread of this process, a worker, or a task engine."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.conf import settings as django_settings
+from django.core import mail
+from django.db import DatabaseError, connection, transaction
 from django.db.backends.signals import connection_created
-from django.test import Client
+from django.test import override_settings
+from django.utils import timezone
 
 from affiliations.callbacks import dispatchers
+from affiliations.callbacks.checks import check_dispatcher, check_production
+from affiliations.callbacks.delivery import Courier
 from affiliations.models import Callback, Conversion, Partner
 from affiliations.triggers import complete_trigger
-from tests.factories import CallbackFactory, SubscriptionFactory, VisitorFactory
-from tests.raw_partner import OK, RawPartner, hanging_after
+from tests.factories import (
+    CallbackFactory,
+    ConversionFactory,
+    SubscriptionFactory,
+    VisitorFactory,
+)
+from tests.hosts import DISPATCHERS, manage, until
+from tests.raw_partner import RawPartner, hanging_after
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-THREAD = "affiliations-callbacks"
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something that another thread does."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 
 
 def delivered() -> int:
@@ -41,215 +41,534 @@ def delivered() -> int:
 
 
 @pytest.fixture
-def connected() -> Iterator[list[BaseDatabaseWrapper]]:
-    """Collect the database connections that the sending thread makes."""
-    found: list[BaseDatabaseWrapper] = []
-
-    def created(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-        if threading.current_thread().name == THREAD:
-            found.append(connection)
-
-    connection_created.connect(created)
-    yield found
-    connection_created.disconnect(created)
-
-
-@pytest.fixture(autouse=True)
-def sender(
-    settings: Any, monkeypatch: pytest.MonkeyPatch, connected: list[BaseDatabaseWrapper]
-) -> Iterator[dispatchers._Sender]:
-    """Begin as a process that has sent nothing yet, and end with no connection left open."""
-    settings.AFFILIATE_CALLBACK_DISPATCHER = "affiliations.callbacks.dispatchers.thread"
+def server(partner: Partner, settings: Any) -> Iterator[RawPartner]:
     settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
-    fresh = dispatchers._Sender()
-    monkeypatch.setattr(fresh, "IDLE", 0.05, raising=False)
-    monkeypatch.setattr(dispatchers, "_sender", fresh)
-    yield fresh
-    until(lambda: all(connection.connection is None for connection in connected))
-
-
-@pytest.fixture
-def visitor(partner: Partner, client: Client) -> Client:
-    """Return the browser of a visitor whom the partner has sent."""
-    client.get(partner.link("/", click_id="42"))
-    return client
+    with RawPartner() as server:
+        SubscriptionFactory(partner=partner, callback_url=server.url + "?v={visitor_id}")
+        yield server
 
 
 def convert(partner: Partner) -> None:
-    """Credit a new visitor of the partner."""
-    visitor = VisitorFactory(partner=partner, click_id="42")
-    assert complete_trigger(None, "Order placed", visitor=visitor) is not None
+    assert complete_trigger(None, "Order placed", visitor=VisitorFactory(partner=partner))
 
 
-def subscribe(partner: Partner, url: str) -> None:
-    SubscriptionFactory(partner=partner, callback_url=url + "?v={visitor_id}&c={click_id}")
-
-
-class TestTheVisitor:
-    def test_does_not_wait_for_a_partner_who_hangs(self, partner: Partner, visitor: Client) -> None:
-        """(D16) In 0.12 the order took as long as the partner did."""
-        answering = threading.Event()
-        with RawPartner(lambda it: answering.wait(10) and it.sendall(OK)) as server:
-            subscribe(partner, server.url)
-            assert visitor.post("/order/").status_code == 200
-            until(lambda: server.requests)
-            assert visitor.get("/page/").status_code == 200
-            assert delivered() == 0
-            answering.set()
-            until(delivered)
-        (request,) = server.requests
-        visitor_id = Conversion.objects.get().visitor_id
-        assert request.startswith(b"GET /cb?v=%d&c=42 HTTP/1.1\r\n" % visitor_id)
-
-    def test_sees_no_error_where_the_partner_is_not_there(
-        self, partner: Partner, visitor: Client
-    ) -> None:
-        """(D16) In 0.12 a refused connection was a server error, and the order was lost."""
-        with RawPartner() as server:
-            subscribe(partner, server.url)
-        assert visitor.post("/order/").status_code == 200
-        until(lambda: Callback.objects.get().attempts.exists())
-        assert Callback.objects.get().attempts.get().error == "connect"
-
-
-class TestThePartner:
-    def test_is_called_after_the_commit_and_not_before(
-        self, partner: Partner, sender: dispatchers._Sender
-    ) -> None:
-        with RawPartner() as server:
-            subscribe(partner, server.url)
-            with transaction.atomic():
-                convert(partner)
-                assert Callback.objects.count() == 1
-                assert sender.thread is None
-            until(delivered)
-        assert len(server.requests) == 1
-
-    def test_is_not_called_where_the_host_rolls_back(
-        self, partner: Partner, sender: dispatchers._Sender
-    ) -> None:
-        """(D15) 0.12 had called by then."""
-        with RawPartner() as server:
-            subscribe(partner, server.url)
-            with transaction.atomic():
-                convert(partner)
-                transaction.set_rollback(True)
-        assert sender.thread is None
-        assert server.connections == 0
-
-    def test_is_called_once_for_each_of_many_by_one_thread(
-        self, partner: Partner, connected: list[BaseDatabaseWrapper]
-    ) -> None:
-        with RawPartner() as server:
-            subscribe(partner, server.url)
-            for _ in range(20):
-                convert(partner)
-            until(lambda: delivered() == 20)
-        lines = [request.split(b"\r\n")[0] for request in server.requests]
-        assert len(lines) == len(set(lines)) == 20
-        assert len({connection._thread_ident for connection in connected}) == 1
-
-    def test_is_called_although_another_callback_has_vanished(self, caplog: Any) -> None:
-        with RawPartner() as server:
-            callback = CallbackFactory(url=server.url)
-            dispatchers.thread([callback.pk + 1, callback.pk])
-            until(delivered)
-        assert caplog.messages == [f"Callback {callback.pk + 1} could not be attempted."]
+def waits_for(approve_on: datetime, server: RawPartner) -> Conversion:
+    """Make a conversion that is approved by itself then, and whose partner hears of that alone."""
+    subscription = SubscriptionFactory(
+        callback_url=server.url + "?v={visitor_id}",
+        call_on_conversion=False,
+        call_on_approval=True,
+    )
+    conversion: Conversion = ConversionFactory(
+        visitor__partner=subscription.partner,
+        subscription=subscription,
+        status=Conversion.Status.PENDING,
+        approve_on=approve_on,
+    )
+    return conversion
 
 
 class TestTheThread:
-    def test_is_there_from_the_first_commit_on(self, sender: dispatchers._Sender) -> None:
-        assert sender.thread is None
-        with RawPartner() as server:
-            dispatchers.thread([CallbackFactory(url=server.url).pk])
-            first = sender.thread
-            dispatchers.thread([CallbackFactory(url=server.url).pk])
-            until(lambda: delivered() == 2)
-        assert first is sender.thread is not None
-        assert first.daemon
-        assert first.is_alive()
+    @pytest.fixture
+    def connected(self) -> Iterator[list[Any]]:
+        """Collect the database connections of the thread."""
+        found: list[Any] = []
 
-    def test_gives_its_connection_back_when_there_is_nothing_to_do(
-        self, connected: list[BaseDatabaseWrapper]
+        def created(connection: Any, **kwargs: Any) -> None:
+            if threading.current_thread() is dispatchers._sender.thread:
+                found.append(connection)
+
+        connection_created.connect(created)
+        yield found
+        connection_created.disconnect(created)
+
+    @pytest.fixture
+    def sender(
+        self, settings: Any, monkeypatch: pytest.MonkeyPatch, connected: list[Any]
+    ) -> Iterator[dispatchers._Sender]:
+        """Begin as a process that has sent nothing yet and is not under test."""
+        settings.AFFILIATE_CALLBACK_DISPATCHER = DISPATCHERS + "thread"
+        sender = dispatchers._Sender()
+        monkeypatch.setattr(sender, "IDLE", 0.05)
+        monkeypatch.setattr(sender, "DATABASE_PAUSE", 0.2)
+        monkeypatch.setattr(dispatchers, "_sender", sender)
+        monkeypatch.setattr(dispatchers, "_is_under_test", lambda: False)
+        yield sender
+        sender.finish()
+        assert sender.thread is None or not sender.thread.is_alive()
+        assert all(connection.connection is None for connection in connected)
+
+    def test_begins_at_the_first_commit(
+        self, sender: dispatchers._Sender, partner: Partner, server: RawPartner
     ) -> None:
-        with RawPartner() as server:
-            for count in (1, 2):
-                dispatchers.thread([CallbackFactory(url=server.url).pk])
-                until(lambda: delivered() == count)  # noqa: B023
-                until(lambda: connected[-1].connection is None)
-                assert len(connected) == count
+        with transaction.atomic():
+            convert(partner)
+            assert sender.thread is None
+        first = sender.thread
+        assert first is not None
+        assert first.daemon
+        until(delivered)
+        convert(partner)
+        until(lambda: delivered() == 2)
+        assert sender.thread is first
 
-    def test_is_started_again_if_it_has_ended(self, sender: dispatchers._Sender) -> None:
-        sender.thread = threading.Thread()
-        with RawPartner() as server:
-            dispatchers.thread([CallbackFactory(url=server.url).pk])
+    def test_never_begins_where_the_host_rolls_back(
+        self, sender: dispatchers._Sender, partner: Partner, server: RawPartner
+    ) -> None:
+        with transaction.atomic():
+            convert(partner)
+            transaction.set_rollback(True)
+        assert sender.thread is None
+
+    def test_gives_its_connection_back_when_it_has_nothing_to_do(
+        self,
+        sender: dispatchers._Sender,
+        connected: list[Any],
+        partner: Partner,
+        server: RawPartner,
+    ) -> None:
+        for count in (1, 2):
+            before = len(connected)
+            convert(partner)
+            until(lambda: delivered() == count)  # noqa: B023
+            until(lambda: connected[-1].connection is None)
+            # Not how many: Django asks a MySQL server what it can do by a connection of its own.
+            assert len(connected) > before
+
+    def test_sleeps_until_the_next_retry_and_takes_it(
+        self, sender: dispatchers._Sender, server: RawPartner
+    ) -> None:
+        """Also one of another process, such as of one that has ended since."""
+        soon = timezone.now() + timedelta(seconds=1)
+        CallbackFactory(url=server.url, next_attempt_on=soon)
+        assert 0 < sender.until_next() <= 1
+        sender.wake()
+        until(delivered)
+        assert timezone.now() >= soon
+
+    def test_looks_again_each_minute(self, sender: dispatchers._Sender, server: RawPartner) -> None:
+        assert sender.until_next() == 60
+        CallbackFactory(next_attempt_on=timezone.now() + timedelta(days=1))
+        assert sender.until_next() == 60
+        CallbackFactory()
+        assert sender.until_next() == 0
+
+    def test_sleeps_until_the_next_approval_and_makes_it(
+        self, sender: dispatchers._Sender, server: RawPartner
+    ) -> None:
+        conversion = waits_for(timezone.now() + timedelta(days=1), server)
+        assert sender.until_next() == 60
+        Conversion.objects.update(approve_on=timezone.now() + timedelta(seconds=1))
+        assert 0 < sender.until_next() <= 1
+        sender.wake()
+        until(delivered)
+        conversion.refresh_from_db()
+        assert conversion.status == Conversion.Status.APPROVED
+        assert Callback.objects.get().event == Callback.Event.APPROVAL
+
+    def test_approves_while_a_partner_hangs_and_much_waits_for_them(
+        self, sender: dispatchers._Sender, server: RawPartner, settings: Any
+    ) -> None:
+        settings.AFFILIATE_CALLBACK_TIMEOUT = (1, 1)
+        with RawPartner(hanging_after()) as hanging:
+            subscription = SubscriptionFactory()
+            Callback.objects.bulk_create(
+                Callback(subscription=subscription, partner=subscription.partner, url=hanging.url)
+                for _ in range(400)
+            )
+            sender.wake()
+            until(lambda: hanging.requests)
+            conversion = waits_for(timezone.now(), server)
             until(delivered)
+            sender.finish()
+        conversion.refresh_from_db()
+        assert conversion.status == Conversion.Status.APPROVED
 
+    def test_is_woken_from_a_long_sleep(
+        self, sender: dispatchers._Sender, partner: Partner, server: RawPartner
+    ) -> None:
+        sender.wake()
+        time.sleep(4 * sender.IDLE)
+        began = time.monotonic()
+        convert(partner)
+        until(delivered)
+        assert time.monotonic() - began < 10
 
-class TestAProcess:
-    def run(self, script: str, *ids: int) -> subprocess.CompletedProcess[str]:
-        """Run a script in a process of its own that sends to partners on this machine."""
-        preamble = """
-import os, sys, time, django
-django.setup()
-from django.db import connections
-from affiliations.callbacks import dispatchers
-from affiliations.models import Callback
+    def test_goes_on_when_the_database_is_back(
+        self,
+        sender: dispatchers._Sender,
+        connected: list[Any],
+        partner: Partner,
+        server: RawPartner,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Nobody has to convert before the retries go out again."""
+        out_of_order = threading.Event()
 
-def send(callback_id):
-    dispatchers.thread([callback_id])
+        def refuse(execute: Any, *args: Any) -> Any:
+            if out_of_order.is_set():
+                raise DatabaseError("the database is down")
+            return execute(*args)
 
-def await_delivery(callback_id):
-    while Callback.objects.get(pk=callback_id).status != "delivered":
-        time.sleep(0.01)
+        def watch(connection: Any, **kwargs: Any) -> None:
+            if threading.current_thread() is sender.thread:
+                connection.execute_wrappers.append(refuse)
 
-ids = [int(argument) for argument in sys.argv[1:]]
-"""
-        environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings_served"}
-        # Forking beside a thread is what this is about.
-        python = [sys.executable, "-Wignore::DeprecationWarning", "-c", preamble + script]
-        return subprocess.run(
-            [*python, *map(str, ids)],
-            check=False,
-            cwd=Path(__file__).parent.parent,
-            env=environment,
-            timeout=20,
-            capture_output=True,
-            text=True,
-        )
+        connection_created.connect(watch)
+        try:
+            out_of_order.set()
+            convert(partner)
+            until(lambda: caplog.text.count("No callbacks could be claimed.") >= 2)
+            assert delivered() == 0
+            out_of_order.clear()
+            until(delivered)
+        finally:
+            connection_created.disconnect(watch)
 
-    def test_that_was_forked_sends_by_a_thread_of_its_own(self) -> None:
-        script = """
-send(ids[0])
-await_delivery(ids[0])
-connections.close_all()
-with dispatchers._sender.starting:  # whatever another thread is just doing
-    child = os.fork()
-    if child == 0:
-        send(ids[1])
-        await_delivery(ids[1])
-        os._exit(0)
-_, status = os.waitpid(child, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-        with RawPartner() as server:
-            callbacks = [CallbackFactory(url=server.url) for _ in range(2)]
-            process = self.run(script, *(callback.pk for callback in callbacks))
-        assert process.returncode == 0, process.stderr
-        assert len(server.requests) == delivered() == 2
+    def test_waits_a_moment_where_the_database_does_not_say_what_is_next(
+        self, sender: dispatchers._Sender
+    ) -> None:
+        def refuse(*args: Any) -> Any:
+            raise DatabaseError("the database is down")
 
-    def test_that_ends_does_not_wait_for_a_partner(self) -> None:
-        script = """
-send(ids[0])
-while not Callback.objects.get(pk=ids[0]).attempt_count:
-    time.sleep(0.01)
-"""
-        with RawPartner(hanging_after()) as server:
-            callback = CallbackFactory(url=server.url)
-            began = time.monotonic()
-            process = self.run(script, callback.pk)
-            took = time.monotonic() - began
-        assert process.returncode == 0, process.stderr
-        assert took < 8
+        with connection.execute_wrapper(refuse):
+            assert sender.until_next() == sender.DATABASE_PAUSE
+
+    def test_is_started_again_by_the_next_commit_if_it_has_ended(
+        self,
+        sender: dispatchers._Sender,
+        partner: Partner,
+        server: RawPartner,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def fail(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("nobody has thought of this")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Courier, "run", fail)
+            convert(partner)
+            until(lambda: sender.thread and not sender.thread.is_alive())
+        assert "nobody has thought of this" in caplog.text
+        convert(partner)
+        until(lambda: delivered() == 2)
+
+    def test_says_nothing_where_it_cannot_start_because_the_interpreter_ends(
+        self,
+        sender: dispatchers._Sender,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """What follows when a command commits and ends; tests/test_threads.py has it for real."""
+
+        def fail(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        monkeypatch.setattr(Courier, "run", fail)
+        ended = threading.Thread()
+        monkeypatch.setattr(threading, "main_thread", lambda: ended)
+        sender.run()
+        assert caplog.text == ""
+
+    def test_ends_with_the_process(self, server: RawPartner) -> None:
+        """Both threads do, started or not."""
+        dispatchers._finish()
+        dispatchers._begin_anew()
+        assert dispatchers._sender.thread is dispatchers._messenger.thread is None
+
+    def test_sends_nothing_any_more_where_the_process_ends_before_it_has_begun(
+        self, sender: dispatchers._Sender, server: RawPartner
+    ) -> None:
+        callback = CallbackFactory(url=server.url)
+        sender.finish()
+        sender.run()
         callback.refresh_from_db()
-        assert callback.status == Callback.Status.QUEUED
+        assert (callback.status, callback.attempt_count) == (Callback.Status.QUEUED, 0)
+
+    def test_stays_silent_under_the_test_runner_of_a_host(
+        self, partner: Partner, server: RawPartner, settings: Any
+    ) -> None:
+        settings.AFFILIATE_CALLBACK_DISPATCHER = DISPATCHERS + "thread"
+        convert(partner)
+        assert hasattr(mail, "outbox")
+        assert dispatchers._sender.thread is None
+        assert Callback.objects.get().status == Callback.Status.QUEUED
+
+    def test_is_not_silenced_by_an_email_backend_that_keeps_an_outbox(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As "locmem" does, which some sites use in development."""
+        assert dispatchers._is_under_test()
+        monkeypatch.delitem(sys.modules, "django.test.utils")
+        assert hasattr(mail, "outbox")
+        assert not dispatchers._is_under_test()
+
+
+@pytest.mark.parametrize("name", ["thread", "worker", "celery", "tasks"])
+def test_no_visitor_waits_until_what_sends_is_imported(name: str) -> None:
+    """It takes a fraction of a second, in each process of the web server."""
+    script = f"""
+import sys
+from affiliations.callbacks import dispatchers
+dispatchers._Background.start = lambda thread: None
+dispatchers.{name}([1])
+slow = {{"requests", "celery", "affiliations.callbacks.delivery"}}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+"""
+    with manage("shell", "-c", script) as shell:
+        assert shell.popen.wait(20) == 0
+
+
+class TestAWorker:
+    def test_is_told_nothing_and_finds_what_is_due(
+        self, partner: Partner, server: RawPartner, settings: Any
+    ) -> None:
+        settings.AFFILIATE_CALLBACK_DISPATCHER = DISPATCHERS + "worker"
+        convert(partner)
+        assert server.connections == 0
+        Courier().run()
+        assert delivered() == 1
+
+
+class TestAHostsOwnDispatcher:
+    def test_gets_the_ids_after_the_commit(
+        self, partner: Partner, server: RawPartner, settings: Any
+    ) -> None:
+        settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_dispatchers.remember"
+        remembered.clear()
+        with transaction.atomic():
+            convert(partner)
+            assert remembered == []
+        assert remembered == list(Callback.objects.values_list("pk", flat=True))
+
+
+remembered: list[int] = []
+
+
+def remember(callback_ids: list[int]) -> None:
+    remembered.extend(callback_ids)
+
+
+class TestTheMessenger:
+    """Tells an engine, so that the visitor need not wait for it; tests/test_engines.py has them."""
+
+    @pytest.fixture
+    def messenger(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[dispatchers._Messenger]:
+        monkeypatch.setattr(dispatchers._Messenger, "WAITING", 2)
+        messenger = dispatchers._Messenger()
+        monkeypatch.setattr(messenger, "IDLE", 0.05)
+        monkeypatch.setattr(messenger, "LAST", 0.3)
+        monkeypatch.setattr(dispatchers, "_messenger", messenger)
+        monkeypatch.setattr(dispatchers, "_is_under_test", lambda: False)
+        yield messenger
+        messenger.finish()
+
+    def test_calls_one_after_the_other_and_goes_on_after_one_that_failed(
+        self, messenger: dispatchers._Messenger, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        called: list[int] = []
+
+        def fail() -> None:
+            called.append(2)
+            raise ConnectionError("the broker is down")
+
+        for number, call in enumerate(
+            (lambda: called.append(1), fail, lambda: called.append(3)), 1
+        ):
+            dispatchers._enqueue(call)
+            until(lambda: len(called) == number)  # noqa: B023
+            time.sleep(0.1)
+        assert called == [1, 2, 3]
+        assert "the broker is down" in caplog.text
+        assert "The sweep sends the callbacks." in caplog.text
+
+    def test_tells_the_next_where_the_database_connection_broke(
+        self, messenger: dispatchers._Messenger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where the database is started anew under an engine that keeps its queue there."""
+        monkeypatch.setattr(messenger, "IDLE", 20)
+        counted: list[int] = []
+
+        def count() -> None:
+            counted.append(Callback.objects.count())
+
+        def count_on_a_broken_connection() -> None:
+            connection.ensure_connection()
+            connection.connection.close()
+            count()
+
+        for call in (count, count_on_a_broken_connection, count):
+            dispatchers._enqueue(call)
+            until(messenger.calls.empty)
+        until(lambda: len(counted) == 2)
+
+    def test_keeps_nobody_waiting_for_an_engine_that_hangs(
+        self, messenger: dispatchers._Messenger, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Neither who converts, nor a process that ends; and it does not fill the memory."""
+        answering = threading.Event()
+        began = time.monotonic()
+        for _ in range(50):
+            dispatchers._enqueue(lambda: answering.wait(20))
+        messenger.finish()
+        assert time.monotonic() - began < 5
+        assert messenger.calls.qsize() == 2
+        assert "The sweep sends what it is not told of." in caplog.text
+        answering.set()
+        until(messenger.calls.empty)
+        messenger.finish()
+        assert messenger.thread is not None
+        assert not messenger.thread.is_alive()
+
+
+@pytest.fixture
+def eager(server: RawPartner, settings: Any) -> None:
+    """Run each engine's task where it is enqueued, as a host's tests do."""
+    from tests.celery_app import app
+
+    app.conf.task_always_eager = True
+    app.set_default()
+    settings.TASKS = {"default": {"BACKEND": immediate_backend()}}
+
+
+def immediate_backend() -> str:
+    native = "django.tasks" if hasattr(django_settings, "TASKS") else "django_tasks"
+    return f"{native}.backends.immediate.ImmediateBackend"
+
+
+@pytest.mark.needs("rabbitmq", "django-tasks-db")
+class TestTheTaskOf:
+    @pytest.mark.parametrize("engine", ["celery", "tasks"])
+    def test_an_engine_sends_what_it_is_given(
+        self, engine: str, partner: Partner, server: RawPartner, eager: None, settings: Any
+    ) -> None:
+        """Under a test runner it is told at once, so that the test sees it."""
+        settings.AFFILIATE_CALLBACK_DISPATCHER = DISPATCHERS + engine
+        other = CallbackFactory(url=server.url)
+        convert(partner)
+        assert delivered() == 1
+        other.refresh_from_db()
+        assert other.status == Callback.Status.QUEUED
+
+    def test_celery_sweeps(self, server: RawPartner, eager: None) -> None:
+        from affiliations import tasks
+
+        CallbackFactory(url=server.url)
+        tasks.sweep.delay()
+        assert delivered() == 1
+
+    def test_django_sweeps(self, server: RawPartner, eager: None) -> None:
+        from affiliations.callbacks import background
+
+        CallbackFactory(url=server.url)
+        background.sweep.enqueue()
+        assert delivered() == 1
+
+    @pytest.mark.parametrize("engine", ["tasks", "background"])
+    def test_an_engine_approves_before_it_sends(
+        self, engine: str, server: RawPartner, eager: None
+    ) -> None:
+        from affiliations import tasks
+        from affiliations.callbacks import background
+
+        waits_for(timezone.now(), server)
+        tasks.sweep.delay() if engine == "tasks" else background.sweep.enqueue()
+        assert delivered() == 1
+
+
+def ids(*messages: Any) -> list[str]:
+    return [message.id.removeprefix("affiliations.") for message in messages]
+
+
+class TestTheChecks:
+    @pytest.mark.parametrize("name", ["thread", "worker"])
+    def test_pass_dispatchers_that_need_nothing(self, name: str) -> None:
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + name):
+            assert check_dispatcher() == []
+
+    def test_name_the_extra_of_celery_where_it_is_missing(self, monkeypatch: Any) -> None:
+        monkeypatch.setitem(sys.modules, "celery", None)
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "celery"):
+            [message] = check_dispatcher()
+        assert message.id == "affiliations.E010"
+        assert "pip install 'django-affiliate-tracking[celery]'" in message.hint
+
+    def test_name_the_extra_of_tasks_where_it_is_missing(self, monkeypatch: Any) -> None:
+        """On Django 5.2, which has no tasks of its own."""
+        monkeypatch.setitem(sys.modules, "django.tasks", None)
+        monkeypatch.setitem(sys.modules, "django_tasks", None)
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "tasks"):
+            [message] = check_dispatcher()
+        assert message.id == "affiliations.E010"
+        assert "pip install 'django-affiliate-tracking[tasks]'" in message.hint
+
+    @pytest.mark.needs("rabbitmq")
+    def test_pass_celery_where_it_is_installed(self) -> None:
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "celery"):
+            assert check_dispatcher() == []
+
+
+@pytest.mark.needs("django-tasks-db")
+class TestTheChecksOfTasks:
+    @pytest.fixture(autouse=True)
+    def chosen(self, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_DISPATCHER = DISPATCHERS + "tasks"
+
+    def test_refuse_the_default_which_runs_a_task_at_once(self) -> None:
+        [message] = check_dispatcher()
+        assert message.id == "affiliations.E011"
+        assert "DatabaseBackend" in message.hint
+
+    def test_refuse_the_backend_that_runs_a_task_at_once(self, settings: Any) -> None:
+        settings.TASKS = {"default": {"BACKEND": immediate_backend()}}
+        assert ids(*check_dispatcher()) == ["E011"]
+
+    def test_pass_a_backend_with_workers(self, settings: Any) -> None:
+        settings.TASKS = TASKS
+        assert check_dispatcher() == check_production() == []
+
+    @pytest.mark.parametrize(
+        "tasks",
+        [
+            {"default": TASKS["default"] | {"QUEUES": ["mail"]}},
+            {"mail": TASKS["default"]},
+            {"default": {"BACKEND": "nowhere.Backend"}},
+        ],
+    )
+    def test_tell_of_tasks_that_cannot_be_enqueued(
+        self, tasks: Any, settings: Any, monkeypatch: Any
+    ) -> None:
+        monkeypatch.delitem(sys.modules, "affiliations.callbacks.background", raising=False)
+        settings.TASKS = tasks
+        assert ids(*check_dispatcher()) == ["E012"]
+
+    def test_warn_before_a_deployment_of_a_backend_that_runs_nothing(self, settings: Any) -> None:
+        dummy = immediate_backend().replace("immediate.Immediate", "dummy.Dummy")
+        settings.TASKS = {"default": {"BACKEND": dummy}}
+        assert check_dispatcher() == []
+        assert ids(*check_production()) == ["W005"]
+
+
+class TestTheChecksBeforeADeployment:
+    def test_pass_a_worker(self) -> None:
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "worker"):
+            assert check_production() == []
+
+    def test_warn_of_the_thread(self) -> None:
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "thread"):
+            assert ids(*check_production()) == ["W003"]
+            assert check_dispatcher() == []
+
+    def test_warn_of_private_addresses(self) -> None:
+        with override_settings(AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES=True):
+            assert ids(*check_production()) == ["W004"]
+            assert check_dispatcher() == []
+
+    def test_are_made_with_deploy_only(self) -> None:
+        from django.core.checks import run_checks
+
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=DISPATCHERS + "thread"):
+            plain = run_checks(tags=["affiliations"])
+            deploy = run_checks(tags=["affiliations"], include_deployment_checks=True)
+        assert "affiliations.W003" not in {message.id for message in plain}
+        assert "affiliations.W003" in {message.id for message in deploy}

@@ -19,6 +19,7 @@ from django.urls import re_path
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from affiliations import links
 from affiliations.models import Partner, Visitor
 from tests.browsers import HANDLERS, Answer, Browser, SocketBrowser, WSGIBrowser
 from tests.factories import PartnerFactory
@@ -41,6 +42,12 @@ urlpatterns = [re_path("", echo)]
 @pytest.fixture(params=HANDLERS)
 def browser(request: pytest.FixtureRequest) -> Browser:
     return request.param()
+
+
+@pytest.fixture(autouse=True)
+def each_counts(settings) -> None:
+    """Take each visit for one of its own, however soon it follows another."""
+    settings.AFFILIATE_CLICK_DEDUPE_WINDOW = None
 
 
 @pytest.fixture(autouse=True)
@@ -236,6 +243,62 @@ def test_whatever_a_header_says_the_redirect_stays_here(
     assert answer.status != 302 or answer["Location"] == b"/"
 
 
+@pytest.mark.django_db
+@pytest.mark.urls(__name__)
+@many_to_one_test
+@given(value=header_junk, is_begun=st.booleans())
+@example(value=b'"\\377\\000"', is_begun=False)
+@example(value=b"1:" + b"x" * 8000, is_begun=False)
+@example(value=b":", is_begun=True)
+def test_whatever_our_cookie_holds_the_visitor_is_registered_and_nobody_else(
+    browser, partner, settings, value: bytes, is_begun: bool
+) -> None:
+    """What is asked for on arriving is who was here before."""
+    settings.AFFILIATE_COOKIE_NAME = "referral"
+    browser.cookies.clear()
+    if is_begun:  # as if it had been written here, and changed
+        browser.get(f"/?affiliate_id={partner.uid}")
+        value = browser.cookies["referral"].encode() + (value or b"x")
+        browser.cookies.clear()
+    # Where Django parts cookies, and the blanks that it drops around them.
+    texts = value.decode("latin-1"), value.decode(errors="replace")
+    assume(not is_begun or all(re.fullmatch(r"[^;\s]+", text) for text in texts))
+    visitors = Visitor.objects.count()
+
+    answer = browser.get(f"/?affiliate_id={partner.uid}", Cookie=b"referral=" + value)
+
+    assert (answer.status, answer["Location"]) == (302, b"/")
+    assert Visitor.objects.count() == visitors + 1
+    assert Visitor.objects.latest("pk").previous is None
+
+
+@pytest.mark.django_db
+@pytest.mark.urls(__name__)
+@many_to_one_test
+@given(
+    before=st.binary(max_size=4),
+    kept=st.integers(0, 70),
+    after=st.one_of(st.binary(max_size=8), st.text(":-_aZ0", max_size=8).map(str.encode)),
+)
+@example(before=b"", kept=70, after=b"")
+@example(before=b"", kept=70, after=b".")
+@example(before=b"", kept=70, after=b"A")
+@example(before=b"", kept=8, after=b":\xff:\xff")
+def test_nobody_is_a_test_whose_link_was_not_signed_here(
+    browser, partner, before: bytes, kept: int, after: bytes
+) -> None:
+    signed = links.signed_uid(partner.uid).encode()
+    value = before + signed[:kept] + after
+    # What a chat puts behind a link does not matter.
+    is_ours = re.fullmatch(re.escape(signed) + rb"[^A-Za-z0-9_\0-]*", value) is not None
+    tests = Visitor.objects.filter(is_test=True).count()
+
+    answer = browser.get(f"/?affiliate_id={quote_from_bytes(value)}&a=1")
+
+    assert (answer.status, answer["Location"]) == (302, b"/?a=1")
+    assert Visitor.objects.filter(is_test=True).count() == tests + is_ours
+
+
 @pytest.mark.parametrize("word", ["Spider", "ContextualBot", "Current", "a", "Mozilla/5.0 "])
 def test_a_user_agent_that_is_a_bomb_of_regular_expressions_takes_no_time(
     browser, partner, word: str
@@ -271,6 +334,7 @@ def strangers(port: int, transactional_db: None) -> tuple[SocketBrowser, Partner
 
 
 def landing(browser: Browser, target: bytes, uid: str, **headers: bytes) -> Answer:
+    browser.cookies.clear()  # somebody else's visit
     return browser.get(target.replace(b"UID", uid.encode()), Host="shop.example", **headers)
 
 

@@ -216,6 +216,30 @@ def test_a_link_refuses_an_id_that_would_be_lost(settings, sub_id: str) -> None:
         links.tracking_link("/", UID, **{sub_id: "x"})
 
 
+@pytest.mark.parametrize(
+    "macro",
+    ["{clickid}", "{{ad.id}}", "${cid}", "[cid]", "#s2#", "%%CID%%", "<cid>", "$cid$", "{a}-{b}"],
+)
+def test_a_network_finds_its_macros_as_it_wrote_them(macro: str) -> None:
+    link = Partner(uid=UID).link_with_macros("/a#b", click_id=macro, sub2=f"a b{macro}&c")
+
+    assert link == f"/a?affiliate_id={UID}&click_id={macro}&sub2=a+b{macro}%26c#b"
+
+
+@pytest.mark.parametrize("label", ["a b", "{", "}{", "50%", "#", "a#b", "{a b}", "x&y=z", "é"])
+def test_what_is_no_macro_is_a_label_as_any_other(label: str) -> None:
+    with_macros = links.link_with_macros("/", UID, click_id=label, sub1=label)
+
+    assert with_macros == links.tracking_link("/", UID, click_id=label, sub1=label)
+
+
+def test_a_macro_for_an_id_that_would_be_lost_is_refused(settings) -> None:
+    settings.AFFILIATE_SUB_ID_KEYS = ("campaign",)
+
+    with pytest.raises(TypeError, match="sub2"):
+        links.link_with_macros("/", UID, sub2="{x}")
+
+
 def test_the_examples_in_the_docstrings_are_true() -> None:
     attempted = doctest.testmod(links)
 

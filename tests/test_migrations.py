@@ -18,9 +18,15 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
+from affiliations import settlements
 from affiliations.models import Conversion, Partner, Subscription, Visitor
 from tests import old_site
-from tests.factories import CallbackFactory, SubscriptionFactory, VisitorFactory
+from tests.factories import (
+    CallbackFactory,
+    ConversionFactory,
+    SubscriptionFactory,
+    VisitorFactory,
+)
 from tests.old_site import EXPECTED, LONGEST, OURS, Tables, user_key
 
 AUTO_FIELDS = ["django.db.models.AutoField", "django.db.models.BigAutoField"]
@@ -179,9 +185,12 @@ def test_the_way_back_to_0_12_loses_nothing_that_it_had(
 
 def test_the_way_back_is_refused_where_0_12_had_no_room(site: Tables) -> None:
     callback = CallbackFactory(conversion__visitor__user=None)
+    ConversionFactory(
+        visitor__user_id=user_key(1), payout=10, payout_currency="EUR", status="pending"
+    )
     VisitorFactory(user_id=user_key(1), entry_point="https://shop.example/".ljust(201, "x"))
     SubscriptionFactory(callback_url="https://partner.example/{visitor_id}".ljust(201, "x"))
-    found = ["1 visitors without a user"]
+    found = ["1 visitors without a user", "1 conversions that earn something"]
     if LONGEST:
         found += ["1 entry points of over 200 characters", "1 callback URLs of over 200 characters"]
     before, everything = applied(), old_site.everything()
@@ -195,6 +204,20 @@ def test_the_way_back_is_refused_where_0_12_had_no_room(site: Tables) -> None:
     assert applied() == before
     assert old_site.everything() == everything
     callback.refresh_from_db()
+
+
+def test_the_way_back_is_refused_where_what_is_paid_would_be_paid_again(site: Tables) -> None:
+    visitor = VisitorFactory(user_id=user_key(1), successful_on=timezone.now())
+    conversion = ConversionFactory(visitor=visitor, payout=10, payout_currency="EUR")
+    Conversion.objects.update(decided_on=timezone.now())
+    settlement = settlements.settle(conversion.partner, "EUR", timezone.now())
+    assert settlement is not None
+    before, everything = applied(), old_site.everything()
+    for target in ("0005_attribution", "0001_initial"):
+        with pytest.raises(IrreversibleError, match="There are 1 settlements, and without them"):
+            call_command("migrate", "affiliations", target, verbosity=0)
+    assert applied() == before
+    assert old_site.everything() == everything
 
 
 def test_rows_that_0_12_could_not_have_had_migrate_too(

@@ -192,6 +192,220 @@ class TestSubscription:
     def test_a_form_of_a_host_that_leaves_the_partner_out_works(self) -> None:
         Subscription(trigger="Order placed").full_clean(exclude=["partner"])
 
+    def test_that_was_read_before_it_was_suspended_does_not_take_that_back(self) -> None:
+        subscription = SubscriptionFactory()
+        suspended = {
+            "failure_count": 10,
+            "failing_since": timezone.now(),
+            "callbacks_suspended_on": timezone.now(),
+        }
+        Subscription.objects.update(**suspended)
+        subscription.active = False
+        subscription.save()
+        stored = Subscription.objects.values(*suspended, "active").get()
+        assert stored == suspended | {"active": False}
+
+    def test_saves_no_more_of_itself_than_was_read(
+        self, django_assert_num_queries: DjangoAssertNumQueries
+    ) -> None:
+        pk = SubscriptionFactory(active=True).pk
+        subscription = Subscription.objects.defer("active", "partner").get(pk=pk)
+        Subscription.objects.update(active=False)
+        subscription.trigger = "Another"
+        with django_assert_num_queries(1):
+            subscription.save()
+        assert Subscription.objects.values_list("active", "trigger").get() == (False, "Another")
+
+
+MISTAKES: list[tuple[dict[str, Any], dict[str, str]]] = [
+    (
+        {"payout_value": "5"},
+        {"payout_type": "Choose a fixed amount or a percentage, or leave the payout value empty."},
+    ),
+    (
+        {"payout_currency": "EUR"},
+        {"payout_currency": "Leave this empty: it is the currency of a fixed amount."},
+    ),
+    (
+        {"payout_type": "fixed"},
+        {
+            "payout_value": "Write how much is paid: more than 0.",
+            "payout_currency": "Write the currency in three letters, such as EUR.",
+        },
+    ),
+    *(
+        (
+            {"payout_type": "fixed", "payout_value": value, "payout_currency": "EUR"},
+            {"payout_value": "Write how much is paid: more than 0."},
+        )
+        for value in ("0", "-5")
+    ),
+    *(
+        (
+            {"payout_type": "fixed", "payout_value": "5", "payout_currency": code},
+            {"payout_currency": "Write the currency in three letters, such as EUR."},
+        )
+        for code in ("EU", "XYZ", "BTC", "€")
+    ),
+    *(
+        (
+            {"payout_type": "fixed", "payout_value": value, "payout_currency": code},
+            {"payout_value": f"Write at most {decimals} decimals: {code} has no more."},
+        )
+        for value, code, decimals in (("5.005", "EUR", 2), ("5.5", "JPY", 0), ("0.0005", "BHD", 3))
+    ),
+    (
+        {"payout_type": "fixed", "payout_value": "5.005", "payout_currency": "XYZ"},
+        {"payout_currency": "Write the currency in three letters, such as EUR."},
+    ),
+    (
+        {"payout_type": "percent"},
+        {"payout_value": "Write how much is paid: more than 0."},
+    ),
+    (
+        {"payout_type": "percent", "payout_value": "0"},
+        {"payout_value": "Write how much is paid: more than 0."},
+    ),
+    (
+        {"payout_type": "percent", "payout_value": "100.0001"},
+        {"payout_value": "Write a percentage: at most 100."},
+    ),
+    (
+        {"payout_type": "percent", "payout_value": "12.345", "payout_currency": "EUR"},
+        {"payout_currency": "Leave this empty: it is the currency of a fixed amount."},
+    ),
+    (
+        {"approval": "manual", "approve_after": 14},
+        {"approve_after": "Choose automatic approval, or leave this empty."},
+    ),
+    (
+        {"call_on_conversion": False, "call_on_rejection": True},
+        {
+            "call_on_rejection": "A rejection is told only where something was told before: call "
+            "on conversion or on approval too."
+        },
+    ),
+    (
+        {
+            "payout_type": "percent",
+            "callback_url": BAD_URL,
+            "approval": "manual",
+            "approve_after": 1,
+        },
+        {
+            "payout_value": "Write how much is paid: more than 0.",
+            "callback_url": "Put {visitor_id} or {click_id} in it: it tells the partner which "
+            "visitor is meant.",
+            "approve_after": "Choose automatic approval, or leave this empty.",
+        },
+    ),
+]
+
+
+class TestWhatWasAgreed:
+    @pytest.mark.parametrize(("fields", "messages"), MISTAKES, ids=str)
+    def test_is_refused_in_forms_with_what_to_do(
+        self, fields: dict[str, Any], messages: dict[str, str], partner: Partner
+    ) -> None:
+        with pytest.raises(ValidationError) as caught:
+            Subscription(partner=partner, trigger="Order placed", **fields).full_clean()
+        assert caught.value.message_dict == {name: [text] for name, text in messages.items()}
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {},
+            {"payout_type": "fixed", "payout_value": "0.01", "payout_currency": "EUR"},
+            {"payout_type": "fixed", "payout_value": "99999999999", "payout_currency": "JPY"},
+            {"payout_type": "fixed", "payout_value": "0.0001", "payout_currency": "CLF"},
+            {"payout_type": "fixed", "payout_value": "1.500", "payout_currency": "BHD"},
+            {"payout_type": "percent", "payout_value": "0.0001"},
+            {"payout_type": "percent", "payout_value": "100"},
+            {"approve_after": 0},
+            {"approve_after": 365},
+            {"approval": "manual"},
+            {"call_on_rejection": True},
+            {"call_on_conversion": False, "call_on_approval": True, "call_on_rejection": True},
+            {"call_on_conversion": False},
+        ],
+        ids=str,
+    )
+    def test_can_be_kept(self, fields: dict[str, Any], partner: Partner) -> None:
+        subscription = Subscription(partner=partner, trigger="Order placed", **fields)
+        subscription.full_clean()
+        subscription.save()
+        stored = Subscription.objects.get()
+        stored.full_clean()
+        assert str(stored.payout_value or "").rstrip("0.") == str(
+            fields.get("payout_value", "")
+        ).rstrip("0.")
+
+    def test_has_its_currency_in_capitals(self, partner: Partner) -> None:
+        subscription = Subscription(
+            partner=partner,
+            trigger="x",
+            payout_type="fixed",
+            payout_value=5,
+            payout_currency="eur",
+        )
+        subscription.full_clean()
+        assert subscription.payout_currency == "EUR"
+
+    def test_is_written_by_code_whatever_it_is_as_long_as_it_can_be_called(self) -> None:
+        """As in 0.12, whose hosts make subscriptions in code."""
+        SubscriptionFactory(payout_type="fixed", approval="manual", approve_after=3)
+        with pytest.raises(InvalidCallBackURL):
+            SubscriptionFactory(payout_type="fixed", callback_url=BAD_URL)
+
+    def test_of_0_12_is_nothing_paid_and_each_success_told(self) -> None:
+        subscription = Subscription.objects.create(partner=PartnerFactory(), trigger="x")
+        assert (subscription.payout_type, subscription.payout_value) == ("none", None)
+        assert (subscription.approval, subscription.approve_after) == ("automatic", None)
+        assert subscription.call_on_conversion
+        assert not subscription.call_on_approval
+        assert not subscription.call_on_rejection
+
+
+OPEN = {"closes_referral": False}
+CLOSING = {"closes_referral": True}
+EVERY = {"counting": "every"}
+
+
+class TestSubscriptionsThatCloseTooEarly:
+    @pytest.mark.parametrize(
+        ("subscribed", "found"),
+        [
+            ([], []),
+            ([("Order placed", CLOSING)], []),
+            ([("Order placed", EVERY | OPEN)], []),
+            ([("Order placed", EVERY | CLOSING)], ["Order placed"]),
+            ([("User registered", OPEN), ("Order placed", EVERY | OPEN)], []),
+            (
+                [("User registered", CLOSING), ("Order placed", EVERY | OPEN)],
+                ["User registered"],
+            ),
+            (
+                [("User registered", CLOSING), ("Order placed", CLOSING)],
+                ["User registered", "Order placed"],
+            ),
+            ([("Order placed", CLOSING), ("Order placed", OPEN)], []),
+            (
+                [("Order placed", CLOSING), ("Order placed", CLOSING), ("x", OPEN)],
+                ["Order placed"],
+            ),
+            ([("User registered", CLOSING | {"active": False}), ("Order placed", OPEN)], []),
+            ([("User registered", OPEN | {"active": False}), ("Order placed", CLOSING)], []),
+        ],
+        ids=str,
+    )
+    def test_are_named(
+        self, subscribed: list[tuple[str, dict[str, Any]]], found: list[str], partner: Partner
+    ) -> None:
+        SubscriptionFactory(trigger="Somebody else’s")
+        for trigger, fields in subscribed:
+            SubscriptionFactory(partner=partner, trigger=trigger, **fields)
+        assert partner.subscriptions.closing_too_early() == found
+
 
 class TestTheSubscriptionsToATrigger:
     def test_are_the_active_ones_oldest_first(self, partner: Partner) -> None:
@@ -388,6 +602,14 @@ class TestConversion:
         ConversionFactory(trigger="User registered", dedupe_key="r:1")
         ConversionFactory(trigger=conversion.trigger, dedupe_key="r:2")
 
+    def test_is_credited_to_one_visitor_says_the_database(self) -> None:
+        conversion = ConversionFactory(reference_key="1")
+        with pytest.raises(IntegrityError), transaction.atomic():
+            ConversionFactory(trigger=conversion.trigger, reference_key="1")
+        ConversionFactory(trigger="User registered", reference_key="1")
+        for reference_key in ("2", None, None):
+            ConversionFactory(trigger=conversion.trigger, reference_key=reference_key)
+
     @pytest.mark.parametrize("kept", ["visitor", "partner", "subscription"])
     def test_is_a_fact_that_nothing_takes_away(self, kept: str) -> None:
         conversion = ConversionFactory()
@@ -418,140 +640,6 @@ class TestConversion:
         assert (conversion.reference, conversion.trigger) == ("💥" * 255, "📚" * 100)
 
 
-LEASE = timedelta(seconds=90)
-
-
-class TestClaimingACallback:
-    def test_makes_it_ones_own_until_the_lease_ends(self, now: datetime) -> None:
-        callback = CallbackFactory()
-        assert callback.claim(now, LEASE)
-        stored = Callback.objects.get()
-        for row in (callback, stored):
-            assert re.fullmatch("[0-9a-f]{32}", row.lease_token)
-            assert (row.attempt_count, row.next_attempt_on) == (1, now + LEASE)
-            assert row.status == Callback.Status.QUEUED
-        assert callback.lease_token == stored.lease_token
-
-    def test_fails_where_another_has_it(self, now: datetime) -> None:
-        callback = CallbackFactory()
-        mine, theirs = Callback.objects.get(), Callback.objects.get()
-        assert theirs.claim(now, LEASE)
-        assert not mine.claim(now, LEASE)
-        assert not callback.claim(now + LEASE - timedelta(seconds=1), LEASE)
-        stored = Callback.objects.get()
-        assert (stored.lease_token, stored.attempt_count) == (theirs.lease_token, 1)
-        assert mine.lease_token == ""
-
-    def test_fails_where_another_had_it_since_it_was_read(self, now: datetime) -> None:
-        """Else two attempts would have one number."""
-        mine, theirs = CallbackFactory(), Callback.objects.get()
-        assert theirs.claim(now, LEASE)
-        assert not mine.claim(now + LEASE, LEASE)
-        assert Callback.objects.get().claim(now + LEASE, LEASE)
-
-    @pytest.mark.parametrize("status", set(Callback.Status) - {Callback.Status.QUEUED})
-    def test_fails_where_it_is_not_to_be_sent(self, status: str, now: datetime) -> None:
-        callback = CallbackFactory(status=status)
-        assert not callback.claim(now, LEASE)
-
-    def test_fails_before_its_time(self, now: datetime) -> None:
-        callback = CallbackFactory(next_attempt_on=now + timedelta(seconds=1))
-        assert not callback.claim(now, LEASE)
-        assert callback.claim(now + timedelta(seconds=1), LEASE)
-
-    def test_costs_one_query(
-        self, now: datetime, django_assert_num_queries: DjangoAssertNumQueries
-    ) -> None:
-        callback = CallbackFactory()
-        with django_assert_num_queries(1):
-            assert callback.claim(now, LEASE)
-
-
-def record(callback: Callback, now: datetime, *, delivered: bool) -> None:
-    callback.record(
-        now=now,
-        delivered=delivered,
-        started_on=now,
-        duration_ms=12,
-        status_code=200 if delivered else 500,
-        error="" if delivered else CallbackAttempt.Error.HTTP_STATUS,
-        message="x" * 5000,
-        response_excerpt=UNICODE,
-    )
-
-
-class TestRecordingAnAttempt:
-    @pytest.fixture
-    def claimed(self, now: datetime) -> Callback:
-        callback = CallbackFactory()
-        assert callback.claim(now, LEASE)
-        return callback
-
-    @pytest.fixture
-    def taken_over(self, claimed: Callback, now: datetime) -> Callback:
-        """Return the same callback as another holds it, after the lease of ``claimed`` ended."""
-        other = Callback.objects.get()
-        assert other.claim(now + LEASE, LEASE)
-        return other
-
-    def test_keeps_what_happened(self, claimed: Callback, now: datetime) -> None:
-        record(claimed, now, delivered=False)
-        attempt = claimed.attempts.get()
-        assert (attempt.number, attempt.started_on, attempt.duration_ms) == (1, now, 12)
-        assert (attempt.status_code, attempt.error) == (500, "http_status")
-        assert (attempt.message, attempt.response_excerpt) == ("x" * 5000, UNICODE)
-        assert str(attempt) == "1"
-
-    def test_of_a_success_delivers(self, claimed: Callback, now: datetime) -> None:
-        record(claimed, now, delivered=True)
-        stored = Callback.objects.get()
-        assert (stored.status, stored.delivered_on) == (Callback.Status.DELIVERED, now)
-        assert not Callback.objects.due(now + LEASE).exists()
-
-    def test_of_a_failure_makes_it_due_again(self, claimed: Callback, now: datetime) -> None:
-        later = now + timedelta(seconds=3)
-        assert not Callback.objects.due(later).exists()
-        record(claimed, later, delivered=False)
-        assert Callback.objects.due(later).get().status == Callback.Status.QUEUED
-
-    def test_of_a_late_failure_changes_nothing(
-        self, claimed: Callback, taken_over: Callback, now: datetime
-    ) -> None:
-        record(claimed, now + LEASE, delivered=False)
-        stored = Callback.objects.get()
-        assert stored.lease_token == taken_over.lease_token
-        assert stored.next_attempt_on == now + 2 * LEASE
-
-    def test_of_a_late_success_wins(
-        self, claimed: Callback, taken_over: Callback, now: datetime
-    ) -> None:
-        record(claimed, now + LEASE, delivered=True)
-        record(taken_over, now + 2 * LEASE, delivered=False)
-        stored = Callback.objects.get()
-        assert (stored.status, stored.delivered_on) == (Callback.Status.DELIVERED, now + LEASE)
-        assert [attempt.number for attempt in stored.attempts.order_by("pk")] == [1, 2]
-
-    def test_of_a_second_success_keeps_the_first(
-        self, claimed: Callback, taken_over: Callback, now: datetime
-    ) -> None:
-        record(taken_over, now, delivered=True)
-        record(claimed, now + LEASE, delivered=True)
-        assert Callback.objects.get().delivered_on == now
-
-    def test_twice_by_one_claim_is_refused_by_the_database(
-        self, claimed: Callback, now: datetime
-    ) -> None:
-        record(claimed, now, delivered=False)
-        with pytest.raises(IntegrityError), transaction.atomic():
-            record(claimed, now, delivered=True)
-        assert Callback.objects.get().status == Callback.Status.QUEUED
-
-    def test_happens_whole_or_not_at_all(self, claimed: Callback) -> None:
-        with pytest.raises(ValidationError):
-            claimed.record(now="nonsense", delivered=True, started_on=timezone.now(), duration_ms=1)
-        assert not CallbackAttempt.objects.exists()
-
-
 class TestCallback:
     def test_has_an_id_of_its_own_for_the_partner(self) -> None:
         ids = {CallbackFactory().webhook_id for _ in range(5)}
@@ -577,8 +665,7 @@ class TestCallback:
 
     def test_takes_its_attempts_along(self, now: datetime) -> None:
         callback = CallbackFactory()
-        callback.claim(now, LEASE)
-        record(callback, now, delivered=False)
+        callback.attempts.create(number=1, started_on=now, duration_ms=12)
         callback.delete()
         assert not CallbackAttempt.objects.exists()
 
@@ -602,8 +689,15 @@ def test_the_related_names_of_0_12_are_there(now: datetime) -> None:
 
 @pytest.mark.only_on("postgresql")
 def test_the_callbacks_that_are_due_are_found_by_an_index(now: datetime) -> None:
+    later = now + timedelta(days=1)
+    conversion = ConversionFactory()
+    waiting = [
+        CallbackFactory.build(conversion=conversion, next_attempt_on=later, edition=number)
+        for number in range(500)
+    ]
+    Callback.objects.bulk_create(waiting)
     with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("ANALYZE affiliations_callback")
     assert "affiliations_callback_due" in Callback.objects.due(now).explain()
 
 

@@ -13,9 +13,10 @@ from django.db import transaction
 from django.utils import translation
 
 from affiliations import conversions, placeholders
+from affiliations.callbacks import outbox
 from affiliations.models import Callback, Conversion
 from affiliations.triggers import complete_trigger
-from tests.factories import PartnerFactory, SubscriptionFactory, VisitorFactory
+from tests.factories import CallbackFactory, PartnerFactory, SubscriptionFactory, VisitorFactory
 from tests.testapp.models import Order
 
 Status = Callback.Status
@@ -169,7 +170,9 @@ class TestACallback:
         url = "https://partner.example/cb?" + "&".join(
             f"{name}={{{name}}}" for name in placeholders.NAMES
         )
-        SubscriptionFactory(partner=visitor.partner, callback_url=url)
+        SubscriptionFactory(
+            partner=visitor.partner, callback_url=url, payout_type="percent", payout_value=10
+        )
         conversions.record(
             visitor,
             "Order placed",
@@ -183,7 +186,8 @@ class TestACallback:
             f"visitor_id={visitor.pk}&click_id=a%20b%2F%C3%BC%26"
             "&sub1=one&sub2=two&sub3=three&sub4=four&sub5=fi%7Bve%7D"
             f"&partner_uid={visitor.partner.uid}&trigger=Order%20placed&event=conversion"
-            "&reference=No%207&amount=1234567.50&currency=EUR&payout=&payout_currency="
+            "&reference=No%207&amount=1234567.50&currency=EUR&payout=123456.75"
+            "&payout_currency=EUR"
             f"&status=approved&callback_id={callback.webhook_id}&timestamp={sent_on}"
         )
         assert callback.url == f"https://partner.example/cb?{expected}"
@@ -253,3 +257,32 @@ class TestACancelledCallback:
         conversion = convert("https://partner.example/cb?c={click_id}")
         conversion.visitor.refresh_from_db()
         assert conversion.visitor.successful_on is not None
+
+
+@pytest.mark.django_db
+class TestACallbackThatStaffCancel:
+    @pytest.mark.parametrize("waiting", [Status.QUEUED, Status.HELD])
+    def test_is_not_sent_and_says_why(self, waiting: str) -> None:
+        callback = CallbackFactory(status=waiting)
+        assert outbox.cancel(callback, "x" * 300)
+        callback.refresh_from_db()
+        assert (callback.status, callback.reason) == (Status.CANCELLED, "x" * 255)
+
+    def test_stays_delivered_where_it_had_been_once(self) -> None:
+        callback = CallbackFactory(delivered_on=datetime(2026, 5, 1, tzinfo=timezone.utc))
+        assert outbox.cancel(callback, "Told by phone.")
+        callback.refresh_from_db()
+        assert (callback.status, callback.reason) == (Status.DELIVERED, "")
+
+    @pytest.mark.parametrize("status", [Status.DELIVERED, Status.EXHAUSTED, Status.CANCELLED])
+    def test_stays_as_it_is_where_nothing_waits(self, status: str) -> None:
+        callback = CallbackFactory(status=status)
+        assert not outbox.cancel(callback, "Told by phone.")
+        callback.refresh_from_db()
+        assert (callback.status, callback.reason) == (status, "")
+
+    def test_is_the_only_one(self) -> None:
+        callback, other = CallbackFactory(), CallbackFactory()
+        outbox.cancel(callback, "Told by phone.")
+        other.refresh_from_db()
+        assert other.status == Status.QUEUED

@@ -77,6 +77,10 @@ def test_the_wheel_holds_every_file_of_the_app(in_wheel: set[str]) -> None:
     assert wanted - in_wheel == set()
 
 
+def test_the_wheel_holds_danish_compiled(in_wheel: set[str]) -> None:
+    assert "affiliations/locale/da/LC_MESSAGES/django.mo" in in_wheel
+
+
 def test_the_wheel_holds_the_migrations(in_wheel: set[str]) -> None:
     assert "affiliations/migrations/0001_initial.py" in in_wheel
 

@@ -18,8 +18,9 @@ from django.test import Client
 
 from affiliations.exceptions import Reason
 from affiliations.models import Callback, Conversion, Visitor
+from affiliations.testing import start_referral
 from affiliations.triggers import complete_trigger
-from tests.arrivals import arrive, referred
+from tests.arrivals import referred
 from tests.factories import PartnerFactory, SubscriptionFactory
 from tests.servers import serving
 from tests.testapp.models import Newsletter, Order
@@ -73,7 +74,7 @@ def test_many_requests_of_one_visitor_at_once_are_one_conversion_and_one_callbac
     client = Client()
     partner = PartnerFactory()
     SubscriptionFactory(partner=partner)
-    visitor = arrive(client, partner)
+    visitor = start_referral(client, partner)
 
     responses = at_once(*[lambda tab=tab: tab.post("/order/") for tab in browsers_of(client, MANY)])
 
@@ -88,7 +89,7 @@ def test_many_orders_of_one_visitor_at_once_are_each_counted_where_every_order_c
     client = Client()
     partner = PartnerFactory()
     SubscriptionFactory(partner=partner, counting="every", closes_referral=False)
-    arrive(client, partner)
+    start_referral(client, partner)
 
     responses = at_once(*[lambda tab=tab: tab.post("/order/") for tab in browsers_of(client, MANY)])
 
@@ -109,8 +110,11 @@ def crediting(in_transaction: bool, visitor: Visitor, trigger: str, reference: s
 
 
 @pytest.mark.usefixtures("errors")
-def test_two_visitors_with_one_reference_are_one_conversion(atomic_requests: bool) -> None:
-    visitors = [referred(counting="every") for _ in range(2)]
+@pytest.mark.parametrize("counting", ["once", "every"])
+def test_two_visitors_with_one_reference_are_one_conversion(
+    atomic_requests: bool, counting: str
+) -> None:
+    visitors = [referred(counting=counting) for _ in range(2)]
     found = at_once(
         *[
             crediting(atomic_requests, visitor, "Order placed", "17")
@@ -154,6 +158,7 @@ def test_one_trigger_of_one_visitor_is_counted_once_though_the_referral_stays_op
 
 
 @pytest.mark.usefixtures("errors")
+@pytest.mark.parametrize("counting", ["once", "every"])
 @pytest.mark.parametrize("same_visitor", [True, False])
 @pytest.mark.parametrize(
     "in_transaction",
@@ -161,12 +166,12 @@ def test_one_trigger_of_one_visitor_is_counted_once_though_the_referral_stays_op
     [pytest.param(True, marks=pytest.mark.only_on("postgresql", "mariadb")), False],
 )
 def test_who_has_read_before_the_others_commit_is_still_refused(
-    same_visitor: bool, in_transaction: bool, caplog: pytest.LogCaptureFixture
+    same_visitor: bool, in_transaction: bool, counting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two conversions of one order, each of which has seen that there is none."""
     caplog.set_level(logging.DEBUG, logger="affiliations")
-    first = referred(counting="every")
-    second = first if same_visitor else referred(counting="every")
+    first = referred(counting=counting)
+    second = first if same_visitor else referred(counting=counting)
     read = threading.Event()
 
     def tell(execute: Any, sql: str, *arguments: Any) -> Any:
@@ -229,7 +234,7 @@ def test_many_requests_to_processes_and_threads_of_gunicorn_are_one_conversion(
     client = Client()
     partner = PartnerFactory()
     SubscriptionFactory(partner=partner)
-    visitor = arrive(client, partner)
+    visitor = start_referral(client, partner)
     cookie = f"{django_settings.SESSION_COOKIE_NAME}={client.session.session_key}"
 
     def order(port: int) -> int:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+#: Modules that only the dispatcher imports which needs them, and that need not be installed.
+EXTRAS = {"celery", "django_tasks"}
+
 
 def imported() -> set[str]:
     """Name the distributions that the package imports, beside Python's own modules."""
@@ -18,13 +21,13 @@ def imported() -> set[str]:
                 modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module)
-    tops = {module.partition(".")[0] for module in modules} - {"affiliations"}
+    tops = {module.partition(".")[0] for module in modules} - {"affiliations", *EXTRAS}
     # packages_distributions() of Python 3.10 misses those that name no top level.
-    whose = {
-        file.parts[0].removesuffix(".py"): distribution.metadata["Name"].lower()
-        for distribution in distributions()
-        for file in distribution.files or ()
-    }
+    whose = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"].lower()  # read anew each time that it is asked for
+        for file in distribution.files or ():
+            whose[file.parts[0].removesuffix(".py")] = name
     return {whose[top] for top in tops - sys.stdlib_module_names}
 
 
@@ -45,6 +48,7 @@ def test_what_the_package_imports_is_installed_with_it_and_nothing_else() -> Non
     """(D27) 0.12 asked for ``mock``, which only its tests needed."""
     brought_by_others = {
         "asgiref",  # Django's
+        "certifi",  # requests'
         "urllib3",  # requests'
     }
     assert imported() - brought_by_others == set(required())
@@ -54,3 +58,9 @@ def test_what_the_package_imports_is_installed_with_it_and_nothing_else() -> Non
 def test_werkzeug_is_new_enough_to_keep_the_requests_of_async_views_apart() -> None:
     """(D27) With Werkzeug 1 the request of django-tls is kept by thread."""
     assert required()["werkzeug"] == ">=2"
+
+
+def test_the_changes_name_what_0_12_did_not_need() -> None:
+    changes = (ROOT / "CHANGELOG.rst").read_text(encoding="utf-8").lower()
+    for name in required().keys() - {"django", "django-tls", "requests"}:
+        assert f"``{name}``" in changes

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from requests_hardened.ip_filter import get_ip_address
 
-from affiliations.callbacks import transport
+from affiliations.callbacks import addresses, connections, transport
 from affiliations.models import CallbackAttempt
 from tests.raw_partner import (
     CERTIFICATE,
@@ -25,7 +25,11 @@ from tests.raw_partner import (
     hanging_after,
     redirecting,
     resetting,
+    sending,
 )
+
+# No database is used here, so one says what all would.
+pytestmark = pytest.mark.only_on("sqlite")
 
 Error = CallbackAttempt.Error
 
@@ -38,10 +42,19 @@ def _short(settings: Any) -> None:
     settings.AFFILIATE_CALLBACK_DEADLINE = 5
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nothing_left_open() -> Iterator[None]:
-    """Fail where a socket was left to the garbage collector (a ResourceWarning is an error)."""
+@pytest.fixture(autouse=True)
+def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """
+    Begin with no connection kept and no certificate read.
+
+    Fails where a socket was left to the garbage collector (a ResourceWarning is an error).
+    """
+    adapter = transport._Adapter()
+    monkeypatch.setattr(transport, "_adapter", adapter)
+    connections._read_bundle.cache_clear()
     yield
+    connections._read_bundle.cache_clear()
+    adapter.close()
     gc.collect()
 
 
@@ -65,22 +78,17 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def public(settings: Any, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """
-    Allow public addresses only, and return the ports whose address passes for one.
-
-    partner.example is on this machine, and is called by its name.
-    """
+def public(settings: Any, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let partner.example, on this machine, have a public address, and allow no other kind."""
     settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
-    names["partner.example"] = ["127.0.0.1"]
-    ports: set[int] = set()
+    names["partner.example"] = ["127.0.0.2"]
 
     def checked(address: str, port: int, *, allow_loopback: bool) -> Any:
-        address = "192.0.43.8" if port in ports else address
+        if address == "127.0.0.2":
+            address = "192.0.43.8"
         return get_ip_address(address, port, allow_loopback=allow_loopback)
 
-    monkeypatch.setattr(transport, "get_ip_address", checked)
-    return ports
+    monkeypatch.setattr(addresses, "get_ip_address", checked)
 
 
 def failure(answer: Any) -> transport.Result:
@@ -138,6 +146,13 @@ class TestAnAnswer:
             result = transport.send(partner.url)
         assert result.excerpt == "caf\ufffd \ufffd café"
 
+    @pytest.mark.parametrize("status", [100, 102, 103])
+    def test_comes_after_any_that_says_it_is_still_to_come(self, status: int) -> None:
+        before = b"HTTP/1.1 %d Wait\r\nLink: </a>\r\n\r\n" % status
+        with RawPartner(before * 2 + OK) as partner:
+            result = transport.send(partner.url)
+        assert (result.status_code, result.excerpt) == (200, "ok")
+
     def test_in_chunks_is_put_together(self) -> None:
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         with RawPartner(head + b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n") as partner:
@@ -159,10 +174,76 @@ class TestAnAnswer:
         assert result.delivered
         assert result.status_code == 200
 
-    def test_that_breaks_off_after_a_500_is_the_500(self) -> None:
-        with RawPartner(b"HTTP/1.1 500 No\r\nContent-Length: 100\r\n\r\ncut") as partner:
+    @pytest.mark.parametrize("status", [429, 500, 503])
+    @pytest.mark.parametrize(
+        ("framing", "page", "excerpt", "said"),
+        [
+            pytest.param(b"", hanging_after(), "", "timed out", id="no page"),
+            pytest.param(
+                b"Content-Length: 9", hanging_after(), "", "timed out", id="a page that never comes"
+            ),
+            pytest.param(
+                b"Content-Length: 9", hanging_after(b"cut"), "cut", "timed out", id="half a page"
+            ),
+            pytest.param(
+                b"Content-Length: 100", sending(b"cut"), "cut", "IncompleteRead", id="short length"
+            ),
+            pytest.param(b"Content-Length: 3", resetting, "", "ConnectionReset", id="reset"),
+            pytest.param(
+                b"Transfer-Encoding: chunked",
+                sending(b"3\r\none\r\n64\r\ntwo"),
+                "onetwo",
+                "IncompleteRead",
+                id="broken chunk",
+            ),
+            pytest.param(
+                b"Transfer-Encoding: chunked",
+                hanging_after(b"3\r\none\r\n64\r\ntwo"),
+                "onetwo",
+                "timed out",
+                id="half a chunk",
+            ),
+            pytest.param(
+                b"Transfer-Encoding: chunked",
+                sending(b"3\r\none\r\nnonsense\r\n"),
+                "one",
+                "IncompleteRead",
+                id="nonsense chunk",
+            ),
+        ],
+    )
+    def test_that_breaks_off_after_a_500_is_the_500(
+        self, status: int, framing: bytes, page: Any, excerpt: str, said: str
+    ) -> None:
+        """And asks to come back later, if it does: whatever becomes of its page."""
+
+        def answer(connection: socket.socket) -> None:
+            head = b"HTTP/1.1 %d No\r\nRetry-After: 120\r\n%b\r\n\r\n" % (status, framing)
+            connection.sendall(head.replace(b"\r\n\r\n\r\n", b"\r\n\r\n"))
+            page(connection)
+
+        with RawPartner(answer) as partner:
             result = transport.send(partner.url)
-        assert (result.status_code, result.error) == (500, Error.HTTP_STATUS)
+        assert (result.status_code, result.error) == (status, Error.HTTP_STATUS)
+        assert (result.retry_after, result.excerpt) == ("120", excerpt)
+        assert said in result.message
+        assert result.duration_ms < 3000
+
+    def test_is_read_no_further_than_it_is_kept(self) -> None:
+        head = b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with RawPartner(hanging_after(head + b"1000\r\n%b" % (b"x" * 4096))) as partner:
+            result = transport.send(partner.url)
+        assert result.excerpt == "x" * 4096
+        assert (result.error, result.message) == (Error.HTTP_STATUS, "")
+
+    def test_that_drips_asks_to_come_back_later_too(self, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_DEADLINE = 0.6
+        head = b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\n\r\n"
+        with RawPartner(dripping(head, itertools.repeat(b"x"), every=0.1)) as partner:
+            result = transport.send(partner.url)
+        assert (result.status_code, result.error) == (503, Error.DEADLINE)
+        assert result.retry_after == "120"
+        assert set(result.excerpt) == {"x"}
 
 
 class TestARequest:
@@ -177,17 +258,16 @@ class TestARequest:
             "host": partner.host,
             "accept": "*/*",
             "accept-encoding": "identity",
-            "connection": "keep-alive",
         }
 
     def test_names_the_version_where_the_package_is_installed(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(transport, "version", lambda name: "1.2.3")
-        transport._user_agent.cache_clear()
+        transport._headers.cache_clear()
         with RawPartner() as partner:
             transport.send(partner.url)
-        transport._user_agent.cache_clear()
+        transport._headers.cache_clear()
         assert b"User-Agent: django-affiliate-tracking/1.2.3\r\n" in partner.requests[0]
 
     def test_works_from_a_copy_that_was_never_installed(
@@ -197,11 +277,20 @@ class TestARequest:
             raise transport.PackageNotFoundError(name)
 
         monkeypatch.setattr(transport, "version", unknown)
-        transport._user_agent.cache_clear()
+        transport._headers.cache_clear()
         with RawPartner() as partner:
             transport.send(partner.url)
-        transport._user_agent.cache_clear()
+        transport._headers.cache_clear()
         assert b"User-Agent: django-affiliate-tracking\r\n" in partner.requests[0]
+
+    def test_that_cannot_be_signed_is_a_failure_and_no_error_of_ours(self) -> None:
+        def signed(path_and_query: str) -> dict[str, str]:
+            raise LookupError("no secret")
+
+        with RawPartner() as partner:
+            result = transport.send(partner.url, signed)
+        assert (result.error, result.message) == (Error.PROTOCOL, "LookupError: no secret")
+        assert partner.connections == 0
 
     def test_goes_through_no_proxy_of_the_environment(
         self, monkeypatch: pytest.MonkeyPatch
@@ -297,9 +386,12 @@ class TestARedirect:
     def test_to_what_is_not_http_is_not_followed(self, location: str) -> None:
         assert failure(redirecting(location)).error == Error.REDIRECTS
 
-    def test_to_an_address_inside_this_network_is_not_followed(self, public: set[int]) -> None:
-        with RawPartner() as inside, RawPartner(redirecting(inside.url)) as partner:
-            public.add(partner.port)
+    @pytest.mark.usefixtures("public")
+    def test_to_an_address_inside_this_network_is_not_followed(self) -> None:
+        with (
+            RawPartner() as inside,
+            RawPartner(redirecting(inside.url), address="127.0.0.2") as partner,
+        ):
             result = transport.send(f"http://partner.example:{partner.port}/cb")
         assert result.error == Error.BLOCKED_ADDRESS
         assert (partner.connections, inside.connections) == (1, 0)
@@ -337,6 +429,7 @@ class TestAPartner:
             port = listener.getsockname()[1]
         result = transport.send(f"http://127.0.0.1:{port}/cb")
         assert (result.error, result.status_code) == (Error.CONNECT, None)
+        assert result.message == "ConnectionRefusedError: [Errno 111] Connection refused"
 
     def test_whose_name_is_not_found_is_told_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*args: object, **kwargs: object) -> None:
@@ -364,22 +457,7 @@ class TestAPartner:
             pytest.param(b"SSH-2.0-OpenSSH\r\n", Error.PROTOCOL, id="speaks something else"),
             pytest.param(b"\0" * 100000, Error.PROTOCOL, id="sends garbage"),
             pytest.param(b"HTTP/1.1 two OK\r\n\r\n", Error.PROTOCOL, id="has no status"),
-            pytest.param(
-                b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 200 + b"\r\n",
-                Error.PROTOCOL,
-                id="sends 200 headers",
-            ),
-            pytest.param(
-                b"HTTP/1.1 200 OK\r\nX: " + b"1" * 100000 + b"\r\n\r\n",
-                Error.PROTOCOL,
-                id="sends an endless header",
-            ),
             pytest.param(hanging_after(), Error.TIMEOUT, id="hangs"),
-            pytest.param(
-                hanging_after(b"HTTP/1.1 200 OK\r\n"),
-                Error.TIMEOUT,
-                id="hangs in its headers",
-            ),
         ],
     )
     def test_who_misbehaves_is_told_apart(self, answer: Any, error: str) -> None:
@@ -387,9 +465,34 @@ class TestAPartner:
         assert (result.error, result.status_code) == (error, None)
         assert result.duration_ms < 3000
 
-    def test_who_hangs_in_the_page_is_told_apart(self) -> None:
-        result = failure(hanging_after(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"))
-        assert (result.error, result.status_code) == (Error.TIMEOUT, 200)
+    @pytest.mark.parametrize(
+        ("rest", "error"),
+        [
+            pytest.param(sending(b"X: 1\r\n" * 200 + b"\r\n"), Error.PROTOCOL, id="200 headers"),
+            pytest.param(
+                sending(b"X: " + b"1" * 100000 + b"\r\n\r\n"),
+                Error.PROTOCOL,
+                id="an endless header",
+            ),
+            pytest.param(hanging_after(b"X: 1\r\n"), Error.TIMEOUT, id="headers without an end"),
+            pytest.param(
+                hanging_after(b"Content-Length: 9\r\n\r\n"), Error.HTTP_STATUS, id="half a page"
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("status", [200, 500])
+    def test_who_goes_wrong_after_the_status_line_has_said_yes_or_no(
+        self, status: int, rest: Any, error: str
+    ) -> None:
+        def answer(connection: socket.socket) -> None:
+            connection.sendall(b"HTTP/1.1 %d Now\r\n" % status)
+            rest(connection)
+
+        with RawPartner(answer) as partner:
+            result = transport.send(partner.url)
+        assert result.status_code == status
+        assert result.error == ("" if status == 200 else error)
+        assert result.duration_ms < 3000
 
     def test_who_does_not_accept_is_told_apart(self) -> None:
         with socket.socket() as listener:
@@ -420,12 +523,12 @@ class TestTheDeadline:
         ("head", "drop", "status"),
         [
             pytest.param(b"", b"H", None, id="status line"),
-            pytest.param(b"HTTP/1.1 200 OK\r\nX: ", b"x", None, id="headers"),
-            pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"x", 200, id="page"),
+            pytest.param(b"HTTP/1.1 500 No\r\nX: ", b"x", 500, id="headers"),
+            pytest.param(b"HTTP/1.1 500 No\r\n\r\n", b"x", 500, id="page"),
             pytest.param(
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n",
                 b"1\r\nx\r\n",
-                200,
+                500,
                 id="page in chunks",
             ),
             pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", None, id="endless 100 Continue"),
@@ -439,6 +542,14 @@ class TestTheDeadline:
         with RawPartner(answer, tls=tls) as partner:
             result = transport.send(partner.url)
         assert (result.error, result.status_code) == (Error.DEADLINE, status)
+        assert 550 < result.duration_ms < 3000
+
+    @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+    def test_ends_what_comes_drop_by_drop_after_a_2xx_which_is_delivered(self, head: bytes) -> None:
+        answer = dripping(head, itertools.repeat(b"x"), every=0.1)
+        with RawPartner(answer) as partner:
+            result = transport.send(partner.url)
+        assert (result.delivered, result.status_code) == (True, 200)
         assert 550 < result.duration_ms < 3000
 
     def test_ends_100_continue_that_comes_without_a_pause(self) -> None:
@@ -475,6 +586,22 @@ class TestTls:
         with RawPartner(tls=True) as partner:
             assert transport.send(partner.url).delivered
 
+    @pytest.mark.parametrize(
+        ("content", "error"), [(None, Error.CONNECT), ("", Error.TLS), ("nonsense", Error.TLS)]
+    )
+    def test_with_nothing_to_trust_is_refused_at_once(
+        self, content: str | None, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = tmp_path / "bundle.pem"
+        if content is not None:
+            bundle.write_text(content)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+        with RawPartner(tls=True) as partner:
+            result = transport.send(partner.url)
+        assert result.error == error
+        assert content is not None or str(bundle) in result.message
+        assert partner.connections == 0
+
     def test_with_a_self_signed_certificate_is_refused(self) -> None:
         with RawPartner(tls=True) as partner:
             result = transport.send(partner.url)
@@ -507,18 +634,12 @@ class TestTls:
             result = transport.send(partner.url)
         assert (result.status_code, result.error) == (200, "")
 
-    @pytest.mark.usefixtures("trusted")
-    def test_holds_for_the_name_and_not_for_the_address(
-        self, public: set[int], names: dict[str, list[str]]
-    ) -> None:
-        """The address is checked and called; the certificate must still be that of the name."""
-        names["other.example"] = ["127.0.0.1"]
-        with RawPartner(tls=True) as partner:
-            public.add(partner.port)
+    @pytest.mark.usefixtures("public", "trusted")
+    def test_holds_for_the_name_and_not_for_the_address(self) -> None:
+        """The address is checked and pinned; the certificate must still be that of the name."""
+        with RawPartner(tls=True, address="127.0.0.2") as partner:
             host = f"partner.example:{partner.port}"
             assert transport.send(f"https://{host}/cb").delivered
-            other = transport.send(f"https://other.example:{partner.port}/cb")
-            assert other.error == Error.TLS
         assert f"Host: {host}\r\n".encode() in partner.requests[0]
 
 
@@ -556,28 +677,28 @@ class TestAPrivateAddress:
         assert transport.send(f"http://{host}/cb").error == Error.BLOCKED_ADDRESS
 
     @pytest.mark.usefixtures("public")
-    def test_behind_a_name_is_not_called(self) -> None:
+    def test_behind_a_public_name_is_not_called(self, names: dict[str, list[str]]) -> None:
+        names["partner.example"] = ["127.0.0.1"]
         with RawPartner() as partner:
             result = transport.send(f"http://partner.example:{partner.port}/cb")
         assert result.error == Error.BLOCKED_ADDRESS
         assert partner.connections == 0
 
+    @pytest.mark.usefixtures("public")
     def test_that_a_name_changes_to_after_it_was_checked_is_not_called(
-        self, public: set[int], names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+        self, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What is called is the address that was checked: a second look could find another."""
-        checked = transport.get_ip_address
+        checked = addresses.get_ip_address
 
         def rebinding(*args: Any, **kwargs: Any) -> Any:
             names["partner.example"] = ["127.0.0.1"]
             return checked(*args, **kwargs)
 
-        monkeypatch.setattr(transport, "get_ip_address", rebinding)
-        names["partner.example"] = ["127.0.0.2"]
+        monkeypatch.setattr(addresses, "get_ip_address", rebinding)
         with RawPartner() as inside:
-            public.add(inside.port)
             result = transport.send(f"http://partner.example:{inside.port}/cb")
-        assert result.error in (Error.CONNECT, Error.TIMEOUT)
+        assert result.error == Error.CONNECT
         assert inside.connections == 0
 
     def test_is_called_where_the_site_allows_it(self) -> None:

@@ -22,8 +22,9 @@ from affiliations import context
 from affiliations.exceptions import Reason
 from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
 from affiliations.models import Callback, Conversion, Visitor
+from affiliations.testing import start_referral
 from affiliations.triggers import acomplete_trigger, complete_trigger, object_created, object_saved
-from tests.arrivals import arrive, referred, request_of
+from tests.arrivals import referred, request_of
 from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
 from tests.testapp.models import Elsewhere, Newsletter, Order
 from tests.testapp.signals import something_happened
@@ -57,7 +58,7 @@ def test_signing_up_behind_a_partners_link_credits_the_partner_with_the_new_user
     # D12: the README's own "User registered" sent the callback and then crashed.
     partner = PartnerFactory()
     SubscriptionFactory(partner=partner, trigger="User registered")
-    visitor = arrive(client, partner)
+    visitor = start_referral(client, partner)
 
     response = client.post("/sign-up/", {"name": "somebody@shop.example"})
 
@@ -89,6 +90,29 @@ def test_object_saved_credits_at_a_change_too(wire: Any) -> None:
     with context.binding(request_of(visitor)):
         order.save()
     assert Conversion.objects.get().reference == f"testapp.order:{order.pk}"
+
+
+def test_an_order_that_is_saved_again_behind_another_partners_link_is_not_paid_twice(
+    wire: Any, reasons: Any
+) -> None:
+    wire([("Order changed", post_save, object_saved, Order)])
+    buyer, staff = referred("Order changed"), referred("Order changed")
+    with context.binding(request_of(buyer)):
+        order = Order.objects.create()
+    with context.binding(request_of(staff)):
+        order.save()
+        assert reasons() == [Reason.ALREADY_COUNTED.value]
+        Order.objects.create()
+    assert [one.visitor for one in Conversion.objects.order_by("pk")] == [buyer, staff]
+
+
+def test_what_has_no_reference_on_purpose_counts_for_each_visitor(wire: Any) -> None:
+    wire([("Came back", something_happened, object_saved, User, {"reference": lambda user: ""})])
+    user = UserFactory()
+    for _ in range(2):
+        with context.binding(request_of(referred("Came back"))):
+            something_happened.send(sender=User, instance=user)
+    assert Conversion.objects.filter(user=user, reference="").count() == 2
 
 
 def test_a_signal_of_the_host_credits_with_whatever_instance_it_sends(wire: Any) -> None:
@@ -373,10 +397,10 @@ def test_a_stated_visitor_wins_over_the_path_and_the_path_over_the_request(wire:
     path = {"visitor": "affiliate_visitor"}
     wire([("Order paid", post_save, object_saved, Newsletter), ("Other", *ORDERS, path)])
     stated, kept, requests = referred("Other"), referred("Other"), referred("Other")
-    order = Order(pk=1, affiliate_visitor=kept)
+    one, other = (Order(pk=pk, affiliate_visitor=kept) for pk in (1, 2))
     request = request_of(requests)
-    first = complete_trigger(request, "Other", instance=order, visitor=stated)
-    second = complete_trigger(request, "Other", instance=order)
+    first = complete_trigger(request, "Other", instance=one, visitor=stated)
+    second = complete_trigger(request, "Other", instance=other)
     third = complete_trigger(request, "Other")
     assert [first.visitor, second.visitor, third.visitor] == [stated, kept, requests]
 
@@ -411,7 +435,7 @@ def test_a_stated_visitor_who_is_deleted_ends_the_search(reasons: Any) -> None:
 def test_a_path_that_breaks_off_at_a_missing_relation_states_nobody(
     wire: Any, reasons: Any
 ) -> None:
-    wire([("Order paid", *ORDERS, {"visitor": "affiliate_visitor.partner.visitors.missing"})])
+    wire([("Order paid", *ORDERS, {"visitor": "affiliate_visitor.previous.previous"})])
     visitor = referred("Order paid")
     with context.binding(request_of(visitor)):
         something_happened.send(sender=Order, instance=Order())
@@ -586,9 +610,9 @@ def test_the_request_s_user_is_the_buyer_where_none_is_stated() -> None:
 def test_a_stated_buyer_comes_before_the_path_and_the_path_before_the_request(wire: Any) -> None:
     wire([("Order placed", post_save, object_created, Order, {"user": "user"})])
     stated, kept = UserFactory(), UserFactory()
-    order = Order(pk=1, user=kept)
-    first = complete_trigger(None, "Order placed", instance=order, visitor=referred(), user=stated)
-    second = complete_trigger(None, "Order placed", instance=order, visitor=referred())
+    one, other = (Order(pk=pk, user=kept) for pk in (1, 2))
+    first = complete_trigger(None, "Order placed", instance=one, visitor=referred(), user=stated)
+    second = complete_trigger(None, "Order placed", instance=other, visitor=referred())
     assert [first.user, second.user] == [stated, kept]
 
 
@@ -608,13 +632,21 @@ def test_an_anonymous_buyer_may_be_stated_as_the_request_has_them() -> None:
     assert conversion.user is None
 
 
-def test_an_id_where_a_user_is_wanted_is_said_in_the_log(
+def test_the_key_of_a_user_stands_for_the_user(wire: Any) -> None:
+    wire([("Order placed", *ORDERS, {"user": "user_id"})])
+    visitor, user = referred(), UserFactory()
+    with context.binding(request_of(visitor, user)):
+        something_happened.send(sender=Order, instance=Order(pk=1, user=user))
+    assert Conversion.objects.get().user == user
+
+
+def test_another_object_where_a_user_is_wanted_is_said_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    visitor, user = referred(), UserFactory()
-    request = request_of(visitor, user)
-    assert complete_trigger(request, "Order placed", user=user.pk) is None
-    assert f"Where a user is wanted, trigger “Order placed” has {user.pk!r}." in caplog.text
+    visitor = referred()
+    request = request_of(visitor, UserFactory())
+    assert complete_trigger(request, "Order placed", user=visitor) is None  # type: ignore[arg-type]
+    assert f"Where a user is wanted, trigger “Order placed” has {visitor!r}." in caplog.text
 
 
 def test_a_user_who_is_about_to_be_saved_is_not_yet_the_buyer(wire: Any) -> None:
@@ -659,11 +691,30 @@ def test_arguments_come_before_the_fifth_item(wire: Any) -> None:
     assert conversion.currency == "USD"
 
 
-def test_a_reference_of_nothing_falls_back_on_the_instance(wire: Any) -> None:
-    wire([("Order placed", *ORDERS, {"reference": "affiliate_visitor.click_id"})])
-    conversion = complete_trigger(None, "Order placed", instance=Order(pk=17), visitor=referred())
-    assert conversion is not None
-    assert conversion.reference == "testapp.order:17"
+def test_a_stated_reference_that_is_not_there_yet_is_none_and_no_other(
+    wire: Any, reasons: Any
+) -> None:
+    """The order would be counted a second time once it has its number."""
+    wire([("Order placed", *ORDERS, {"reference": "note"})])
+    partner = PartnerFactory()
+    SubscriptionFactory(partner=partner, counting="every", closes_referral=False)
+    order, visitor = Order(pk=17, note=None), VisitorFactory(partner=partner)
+    assert complete_trigger(None, "Order placed", instance=order, visitor=visitor) is None
+    assert reasons() == [Reason.NO_REFERENCE.value]
+    order.note = "A-17"
+    for _ in range(2):
+        complete_trigger(None, "Order placed", instance=order, visitor=visitor)
+    assert [one.reference for one in Conversion.objects.all()] == ["A-17"]
+
+
+def test_a_method_where_a_reference_is_wanted_is_said_in_the_log(
+    wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next order would have the same one, or this one another tomorrow."""
+    wire([("Order placed", *ORDERS, {"reference": "total.as_integer_ratio"})])
+    order = Order(pk=17, total=Decimal(1))
+    assert complete_trigger(None, "Order placed", instance=order, visitor=referred()) is None
+    assert "Where a reference is wanted, trigger “Order placed” has <built-in method" in caplog.text
 
 
 def test_an_instance_without_a_key_gives_no_reference() -> None:

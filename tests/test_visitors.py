@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.contrib.auth import alogin, get_user_model, login
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.db import SessionStore
-from django.db import connection, transaction
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test.utils import CaptureQueriesContext
 from django.urls import include, path
@@ -25,6 +28,7 @@ from django.utils.functional import SimpleLazyObject
 from django.views.decorators.csrf import csrf_exempt
 
 from affiliations import visitors
+from affiliations.exceptions import Reason
 from affiliations.models import Visitor
 from affiliations.signals import visitor_registered
 from affiliations.triggers import acomplete_trigger, complete_trigger
@@ -76,13 +80,46 @@ async def alog_out(request: HttpRequest) -> HttpResponse:
     return HttpResponse("done")
 
 
+def sign_in(request: HttpRequest) -> HttpResponse:
+    login(
+        request,
+        get_user_model().objects.get(pk=request.GET["user"]),
+        "django.contrib.auth.backends.ModelBackend",
+    )
+    return whose(request)
+
+
+async def asign_in(request: HttpRequest) -> HttpResponse:
+    user = await get_user_model().objects.aget(pk=request.GET["user"])
+    await alogin(request, user, "django.contrib.auth.backends.ModelBackend")
+    return await awhose(request)
+
+
+def plain(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("plain")
+
+
+async def aplain(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("plain")
+
+
 urlpatterns = [
     path("whose/", whose),
     path("order/", order),
     path("log-out/", log_out),
+    path("log-in/", sign_in),
+    path("plain/", plain),
     path(
         "async/",
-        include([path("whose/", awhose), path("order/", aorder), path("log-out/", alog_out)]),
+        include(
+            [
+                path("whose/", awhose),
+                path("order/", aorder),
+                path("log-out/", alog_out),
+                path("log-in/", asign_in),
+                path("plain/", aplain),
+            ]
+        ),
     ),
 ]
 
@@ -323,13 +360,362 @@ def test_only_a_user_whom_a_row_can_point_to_is_a_user(monkeypatch) -> None:
     assert user_of(user=user) is None
 
 
+# The same link again.
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("window", "passed", "is_again"),
+    [
+        (timedelta(hours=1), timedelta(minutes=59), True),
+        (timedelta(hours=1), timedelta(minutes=61), False),
+        (timedelta(days=2), timedelta(days=1), True),
+        (None, timedelta(0), False),
+    ],
+)
+def test_the_same_link_soon_again_is_the_same_visitor(
+    browser, partner, settings, window, passed: timedelta, is_again: bool
+) -> None:
+    settings.AFFILIATE_CLICK_DEDUPE_WINDOW = window
+    link = partner.link("/plain/", click_id="42", sub2="top")
+    browser.get(link)
+    Visitor.objects.update(referred_on=timezone.now() - passed)
+
+    answer = browser.get(link)
+
+    assert (answer.status, answer["Location"]) == (302, b"/plain/?click_id=42&sub2=top")
+    assert Visitor.objects.count() == (1 if is_again else 2)
+    assert browser.get(f"{browser.views}whose/").body.decode() == str(
+        Visitor.objects.latest("pk").pk
+    )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"click_id": "43", "sub1": "a"},
+        {"click_id": "42", "sub1": "b"},
+        {"click_id": "42", "sub1": "a", "sub5": "c"},
+        {"click_id": "42"},
+        {},
+    ],
+)
+def test_another_click_of_the_partner_is_another_visitor(browser, partner, other) -> None:
+    browser.get(partner.link("/", click_id="42", sub1="a"))
+    browser.get(partner.link("/", **other))
+
+    assert Visitor.objects.count() == 2
+
+
+@pytest.mark.django_db
+def test_the_page_may_be_another(browser, partner) -> None:
+    browser.get(partner.link("/"))
+    browser.get(partner.link("/plain/"))
+
+    assert Visitor.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_once_the_referral_is_closed_the_same_link_is_a_new_visitor(browser) -> None:
+    first = referred(browser)
+    browser.get(f"{browser.views}order/")
+
+    browser.get(first.partner.link("/"))
+
+    assert Visitor.objects.latest("pk") != first
+    assert Visitor.objects.latest("pk").previous is None
+
+
+@pytest.mark.django_db
+def test_another_browser_is_another_visitor(browser, partner) -> None:
+    browser.get(partner.link("/"))
+    HANDLERS[0]().get(partner.link("/"))
+
+    assert Visitor.objects.count() == 2
+
+
+# Whose referral it is after a second link.
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("model", ["last_click", "first_click"])
+@pytest.mark.parametrize("lapse", [None, "expired", "inactive", "closed", "deleted"])
+def test_the_last_or_the_first_open_referral_wins(browser, settings, model, lapse) -> None:
+    """What is not open any more gives way in either model, and is not told as displaced."""
+    settings.AFFILIATE_ATTRIBUTION_MODEL = model
+    first, second = PartnerFactory.create_batch(2)
+    browser.get(first.link("/"))
+    earlier = Visitor.objects.get()
+    if lapse == "expired":
+        Visitor.objects.update(referred_on=timezone.now() - LONG_AGO)
+    elif lapse == "inactive":
+        first.active = False
+        first.save()
+    elif lapse == "closed":
+        Visitor.objects.update(closed_on=timezone.now())
+    elif lapse == "deleted":
+        earlier.delete()
+
+    browser.get(second.link("/"))
+
+    later = Visitor.objects.get(partner=second)
+    stays = lapse is None and model == "first_click"
+    displaces = lapse is None and model == "last_click"
+    winner = earlier if stays else later
+    assert browser.get(f"{browser.views}whose/").body.decode() == str(winner.pk)
+    assert later.previous == (earlier if displaces else None)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("model", ["last_click", "first_click"])
+def test_a_second_link_costs_one_query_more(
+    browser, settings, model: str, django_assert_num_queries
+) -> None:
+    """The session's two, the partner, the visitor who was here before, and the new row."""
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    settings.AFFILIATE_ATTRIBUTION_MODEL = model
+    first, second = PartnerFactory.create_batch(2)
+    browser.get(first.link("/"))
+
+    with django_assert_num_queries(3):
+        browser.get(second.link("/"))
+
+
+# The partner's own window.
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("general", "own", "came", "is_open"),
+    [
+        (timedelta(days=30), timedelta(days=60), timedelta(days=59), True),
+        (timedelta(days=30), timedelta(days=60), timedelta(days=61), False),
+        (timedelta(days=30), timedelta(hours=1), timedelta(minutes=59), True),
+        (timedelta(days=30), timedelta(hours=1), timedelta(minutes=61), False),
+        (timedelta(days=30), None, timedelta(days=29), True),
+        (timedelta(days=30), None, timedelta(days=31), False),
+        (None, timedelta(days=1), timedelta(hours=23), True),
+        (None, timedelta(days=1), timedelta(hours=25), False),
+        (None, None, LONG_AGO, True),
+        (timedelta(days=1), timedelta(days=36_500), LONG_AGO, True),
+        (timedelta(days=1), timedelta(seconds=1, microseconds=1), timedelta(seconds=2), False),
+    ],
+)
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_a_partners_own_window_comes_before_that_of_the_settings(
+    settings, general, own, came: timedelta, is_open: bool, use_tz: bool
+) -> None:
+    """Asked of the row, and of the database, which reckons by itself."""
+    settings.AFFILIATE_ATTRIBUTION_WINDOW = general
+    settings.USE_TZ = use_tz
+    settings.TIME_ZONE = "Asia/Kathmandu"
+    now = timezone.now()
+    visitor = VisitorFactory(partner__window=own, referred_on=now - came)
+
+    assert visitor.refusal(now) is (None if is_open else Reason.WINDOW_EXPIRED)
+    assert list(Visitor.objects.open(now)) == ([visitor] if is_open else [])
+
+
+@pytest.mark.django_db
+def test_the_last_moment_of_a_window_is_the_same_for_the_row_and_for_the_database(settings) -> None:
+    settings.AFFILIATE_ATTRIBUTION_WINDOW = timedelta(days=30)
+    now = timezone.now().replace(microsecond=0)
+    moments = [timedelta(0), timedelta(microseconds=1), timedelta(microseconds=-1)]
+    for own in (None, timedelta(days=3)):
+        for moment in moments:
+            came = now - (own or timedelta(days=30)) + moment
+            VisitorFactory(partner__window=own, referred_on=came)
+
+    open_to_all = set(Visitor.objects.open(now))
+
+    assert len(open_to_all) == 2
+    for visitor in Visitor.objects.select_related("partner"):
+        assert (visitor.refusal(now) is None) == (visitor in open_to_all)
+
+
+@pytest.mark.django_db
+def test_a_window_of_no_end_that_a_host_has_written_fails_nobody() -> None:
+    """The Admin would refuse it."""
+    visitor = VisitorFactory.build(partner__window=timedelta.max, referred_on=timezone.now())
+
+    assert visitor.refusal(timezone.now()) is None
+    with pytest.raises(ValidationError):
+        visitor.partner.full_clean()
+
+
+# Logging in.
+
+
+def referred_anonymously(browser: Browser, partner: Any) -> Visitor:
+    browser.get(partner.link("/"))
+    visitor = Visitor.objects.get(partner=partner)
+    assert visitor.user is None
+    return visitor
+
+
+@pytest.mark.django_db
+def test_who_logs_in_is_the_visitors_user_from_then_on(browser, partner) -> None:
+    visitor = referred_anonymously(browser, partner)
+    user = UserFactory()
+
+    assert browser.get(f"{browser.views}log-in/?user={user.pk}").body.decode() == str(visitor.pk)
+
+    visitor.refresh_from_db()
+    assert visitor.user == user
+    assert visitors.referral_of(user) == visitor
+    assert browser.get(f"{browser.views}whose/").body.decode() == str(visitor.pk)
+
+
+@pytest.mark.django_db
+def test_who_logs_in_is_known_by_the_cookie_too(browser, partner, settings) -> None:
+    settings.AFFILIATE_COOKIE_NAME = "referral"
+    visitor = referred_anonymously(browser, partner)
+    del browser.cookies["sessionid"]
+    user = UserFactory()
+
+    browser.get(f"{browser.views}log-in/?user={user.pk}")
+
+    visitor.refresh_from_db()
+    assert visitor.user == user
+
+
+@pytest.mark.django_db
+def test_the_user_of_a_visitor_is_never_another_s(browser, partner) -> None:
+    visitor = referred_anonymously(browser, partner)
+    first, second = UserFactory.create_batch(2)
+
+    browser.get(f"{browser.views}log-in/?user={first.pk}")
+    # Logged in over the other, Django begins another session: the cookie would remember.
+    Visitor.objects.filter(pk=visitor.pk).update(user=first)
+    visitors.link_user(None, second, request_with(visitor.pk))
+
+    visitor.refresh_from_db()
+    assert visitor.user == first
+
+
+@pytest.mark.django_db
+def test_who_is_linked_a_moment_earlier_stays(partner) -> None:
+    """By another request, after this one has read the row."""
+    visitor, (first, second) = VisitorFactory(), UserFactory.create_batch(2)
+    request = request_with(visitor.pk)
+    assert visitors.current(request).user is None
+    Visitor.objects.update(user=first)
+
+    visitors.link_user(None, second, request)
+
+    visitor.refresh_from_db()
+    assert visitor.user == first
+    assert visitors.current(request).user is None
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("lapse", [{"closed_on": timezone.now()}, {"partner__active": False}])
+def test_only_an_open_referral_is_linked(lapse) -> None:
+    visitor, user = VisitorFactory(**lapse), UserFactory()
+
+    visitors.link_user(None, user, request_with(visitor.pk))
+
+    visitor.refresh_from_db()
+    assert visitor.user is None
+
+
+@pytest.mark.django_db
+def test_a_login_without_a_request_or_without_a_visitor_costs_nothing(
+    django_assert_num_queries,
+) -> None:
+    user, request = UserFactory(), HttpRequest()
+    request.session = SessionStore()
+    request.session["other"] = 1
+
+    with django_assert_num_queries(0):
+        visitors.link_user(None, user)
+        visitors.link_user(None, user, request=None)
+        visitors.link_user(None, user, request=HttpRequest())
+        visitors.link_user(None, user, request=request)
+
+
+@pytest.mark.django_db
+def test_an_api_user_who_is_no_row_is_not_linked(django_assert_num_queries) -> None:
+    request = request_with(VisitorFactory().pk)
+    token_user = SimpleNamespace(is_authenticated=True, pk=1)
+
+    with django_assert_num_queries(0):
+        visitors.link_user(None, token_user, request=request)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_a_failure_never_fails_the_login(caplog, in_transaction: bool) -> None:
+    """A user who was never saved cannot be pointed to."""
+    visitor, nobody = VisitorFactory(), UserFactory.build(pk=None)
+    request = request_with(visitor.pk)
+
+    with transaction.atomic() if in_transaction else nullcontext():
+        visitors.link_user(None, nobody, request)
+        VisitorFactory()  # PostgreSQL would refuse, were the failure not kept apart
+
+    visitor.refresh_from_db()
+    assert visitor.user is None
+    (record,) = (record for record in caplog.records if record.name == "affiliations")
+    assert record.getMessage() == "A visitor who has logged in could not be linked to the user."
+    caplog.clear()
+
+
+def ends_the_transaction(*args: object) -> None:
+    """End the host's transaction, as a deadlock of MariaDB does."""
+    with connection.cursor() as cursor:
+        cursor.execute("ROLLBACK")
+    raise DatabaseError("a deadlock")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_failure_that_has_ended_the_hosts_transaction_is_told(monkeypatch) -> None:
+    """Else the host would answer that all is well, and none of its work exist."""
+    monkeypatch.setattr(visitors, "current", ends_the_transaction)
+    request, user = request_with(VisitorFactory().pk), UserFactory()
+
+    with pytest.raises(DatabaseError, match="a deadlock"), transaction.atomic():
+        visitors.link_user(None, user, request)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_in_a_transaction_that_is_lost_already_nothing_new_is_told(caplog) -> None:
+    request, user = request_with(VisitorFactory().pk), UserFactory()
+
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        visitors.link_user(None, user, request)
+
+    assert "could not be linked" in caplog.text
+    caplog.clear()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_cannot_be_reached_fails_no_login(monkeypatch, caplog) -> None:
+    """Ours may be another than that of the users."""
+    request, user = request_with(VisitorFactory().pk), UserFactory()
+
+    def away() -> None:
+        raise OperationalError("no route to host")
+
+    monkeypatch.setattr(connection, "ensure_connection", away)
+    visitors.link_user(None, user, request)
+
+    assert "no route to host" in caplog.text
+    caplog.clear()
+
+
 # The latest of a user.
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("model", ["last_click", "first_click"])
 def test_the_latest_open_referral_of_a_user_is_found_whatever_browser_it_came_to(
-    django_assert_num_queries,
+    settings, model: str, django_assert_num_queries
 ) -> None:
+    """The first, where the first wins."""
+    settings.AFFILIATE_ATTRIBUTION_MODEL = model
     user = UserFactory()
     _, latest, earlier = VisitorFactory.create_batch(3, user=user)
     now = timezone.now()
@@ -342,15 +728,49 @@ def test_the_latest_open_referral_of_a_user_is_found_whatever_browser_it_came_to
     expired = VisitorFactory(user=user)
     Visitor.objects.filter(pk=expired.pk).update(referred_on=timezone.now() - LONG_AGO)
 
-    with django_assert_num_queries(1):
-        found = visitors.latest_of(user)
+    with django_assert_num_queries(1 if model == "last_click" else 2):
+        found = visitors.referral_of(user)
         assert found.partner.active
-    assert found == latest
+    assert found == (latest if model == "last_click" else earlier)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("model", ["last_click", "first_click"])
+def test_of_a_user_too_a_test_gives_way_to_what_comes_after_it(settings, model: str) -> None:
+    settings.AFFILIATE_ATTRIBUTION_MODEL = model
+    user, now = UserFactory(), timezone.now()
+
+    def comes(days: int, is_test: bool = False) -> Visitor:
+        return VisitorFactory(
+            user=user, is_test=is_test, referred_on=now - timedelta(days=10 - days)
+        )
+
+    test = comes(1, is_test=True)
+    assert visitors.referral_of(user) == test
+    real = comes(2)
+    assert visitors.referral_of(user) == real
+    later = comes(3)
+    assert visitors.referral_of(user) == (later if model == "last_click" else real)
+    last = comes(4, is_test=True)
+    assert visitors.referral_of(user) == last
 
 
 @pytest.mark.django_db
 def test_a_user_without_an_open_referral_has_none() -> None:
-    assert visitors.latest_of(UserFactory()) is None
+    assert visitors.referral_of(UserFactory()) is None
+
+
+@pytest.mark.django_db(databases=["default", "other"])
+def test_nobody_is_asked_of_a_replica_that_may_not_have_heard_of_them(ask, settings) -> None:
+    """The page that a landing leads to is asked for at once."""
+    user = UserFactory()
+    visitor, request = VisitorFactory(user=user), HttpRequest()
+    request.session = SessionStore()
+    request.session[KEY] = visitor.pk
+    settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
+
+    assert ask(request) == visitor
+    assert visitors.referral_of(user) == visitor
 
 
 # Forgetting.
@@ -507,7 +927,7 @@ def test_a_closing_that_is_rolled_back_forgets_nobody() -> None:
     with transaction.atomic():
         visitors.close_on_way_out(request, visitor)
         transaction.set_rollback(True)
-    visitors.leave(request)
+    visitors.leave(request, HttpResponse())
 
     assert request.session[KEY] == visitor.pk
     assert visitors.current(request) == visitor
@@ -521,10 +941,25 @@ def test_a_newer_referral_is_not_forgotten_for_an_older_one() -> None:
     visitors.close_on_way_out(request, older)
 
     newer = visitors.register(request, PartnerFactory())
-    visitors.leave(request)
+    visitors.leave(request, HttpResponse())
 
     assert request.session[KEY] == newer.pk
     assert visitors.current(request) == newer
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_comes_in_the_transaction_that_finds_another_closed_is_known_after_it() -> None:
+    """As where somebody agrees to be remembered, and the host's request is one transaction."""
+    closed = VisitorFactory(closed_on=timezone.now())
+    request = request_with(closed.pk)
+
+    with transaction.atomic():
+        assert visitors.current(request) is None
+        newer = visitors.register(request, PartnerFactory())
+
+    assert visitors.current(request) == newer
+    visitors.leave(request, HttpResponse())
+    assert request.session[KEY] == newer.pk
 
 
 @pytest.mark.django_db
@@ -532,7 +967,7 @@ def test_a_request_that_closed_nothing_leaves_without_a_look_at_its_session() ->
     request = request_with(1)
 
     with CaptureQueriesContext(connection) as queries:
-        visitors.leave(request)
+        visitors.leave(request, HttpResponse())
 
     assert len(queries) == 0
     assert not request.session.accessed

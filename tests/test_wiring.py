@@ -403,9 +403,151 @@ def test_options_are_paths_or_callables() -> None:
         "user": "user_id",
         "reference": "pk",
         "amount": lambda order: order.total,
-        "currency": "__str__.something",
+        "currency": "__module__.something",
     }
     assert mistakes(("Order", *ORDER, right)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [
+        ("affiliate_visitor.partner.nme", "affiliations.Partner has no attribute 'nme'"),
+        ("affiliate_visitor.patner.name", "affiliations.Visitor has no attribute 'patner'"),
+        ("user.no_such_thing", f"{get_user_model()._meta.label} has no attribute 'no_such_thing'"),
+    ],
+)
+def test_a_path_that_breaks_off_behind_a_relation_is_told_where(path: str, missing: str) -> None:
+    [told] = mistakes(("Order", *ORDER, {"reference": path}))
+    assert told.startswith(f"trigger 1 ('Order'), item 5, the options: 'reference': {missing}. ")
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("__str__", "'__str__' of testapp.Order is a method"),
+        ("affiliate_visitor.refusal", "'refusal' of affiliations.Visitor is a method"),
+        ("affiliate_visitor.conversions", "'conversions' of affiliations.Visitor is many rows"),
+        ("affiliate_visitor.conversions.first", "'conversions' of affiliations.Visitor is many"),
+        ("affiliate_visitor.objects", "'objects' of affiliations.Visitor is many rows"),
+    ],
+)
+def test_a_path_that_ends_in_no_value_is_told_why(path: str, wrong: str) -> None:
+    [told] = mistakes(("Order", *ORDER, {"reference": path}))
+    assert told.startswith(f"trigger 1 ('Order'), item 5, the options: 'reference': {wrong}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "affiliate_visitor.partner.name",
+        "affiliate_visitor_id",
+        "total.as_integer_ratio",  # who knows what a field holds
+        "affiliate_visitor_id.real",
+    ],
+)
+def test_a_path_is_looked_up_as_far_as_models_tell(path: str) -> None:
+    assert mistakes(("Order", *ORDER, {"reference": path})) == []
+
+
+# Triggers that decide on what others have counted
+
+APPROVE = "affiliations.triggers.approve_conversions"
+REJECT = "affiliations.triggers.reject_conversions"
+PAID = ("Paid", something_happened, APPROVE, Order)
+
+
+def test_two_lines_decide_what_a_third_counts() -> None:
+    of = {"of": "Order"}
+    assert mistakes(("Order", *ORDER), (*PAID, of), ("Back", POST_SAVE, REJECT, Order, of)) == []
+
+
+def test_a_trigger_that_decides_may_stand_before_the_one_that_counts() -> None:
+    assert mistakes((*PAID, {"of": "Order"}), ("Order", *ORDER)) == []
+
+
+def test_a_receiver_of_the_hosts_may_decide_too(calls: Any, wire: Any) -> None:
+    wire([("Order", *ORDER), ("Paid", something_happened, recorder, Order, {"of": "Order"})])
+    something_happened.send(sender=Order)
+    assert [call["affiliate_trigger_name"] for call in calls] == ["Paid"]
+
+
+@pytest.mark.parametrize("trigger", [PAID, (*PAID, {"reference": "pk"})])
+def test_a_trigger_that_decides_says_of_which(trigger: Any) -> None:
+    [told] = mistakes(("Order", *ORDER), trigger)
+    assert told == (
+        "trigger 2 ('Paid'), item 5, the options: 'of' is missing: the name of the trigger whose "
+        "conversions are decided"
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "why"),
+    [
+        ("Oder", "'of': there is no trigger 'Oder' that counts. Did you mean 'Order'?"),
+        ("Newsletter", "'of': there is no trigger 'Newsletter' that counts"),
+        ("Paid", "'of': there is no trigger 'Paid' that counts"),
+    ],
+)
+def test_what_is_decided_must_be_counted_by_another(of: str, why: str) -> None:
+    [told] = mistakes(("Order", *ORDER), (*PAID, {"of": of}))
+    assert told == f"trigger 'Paid', item 5, the options: {why}"
+
+
+def test_of_is_the_name_of_a_trigger() -> None:
+    [told] = mistakes((*PAID, {"of": Order}))
+    assert told.endswith(f"'of': {Order!r} is not the name of a trigger")
+
+
+def test_a_receiver_that_counts_decides_nothing() -> None:
+    [told] = mistakes(("Order", *ORDER), ("Paid", POST_SAVE, CREATED, Order, {"of": "Order"}))
+    assert told.endswith(
+        "'of' is for receivers that decide, such as approve_conversions; this one counts"
+    )
+
+
+@pytest.mark.parametrize("key", ["visitor", "user", "amount", "currency"])
+def test_what_was_known_when_it_was_counted_is_not_said_again(key: str) -> None:
+    [told] = mistakes(("Order", *ORDER), (*PAID, {"of": "Order", key: "pk"}))
+    assert told.endswith(
+        f"{key!r} says nothing here: with 'of', something is decided that was counted"
+    )
+
+
+def test_a_decision_that_would_look_for_another_reference_is_told() -> None:
+    """The one would be counted as "17" and looked for as "testapp.order:17"."""
+    [told] = mistakes(("Order", *ORDER, {"reference": "pk"}), (*PAID, {"of": "Order"}))
+    assert told == (
+        "trigger 'Paid', item 5, the options: 'reference' is missing: 'Order' states one, and by "
+        "the same one its conversions are found"
+    )
+
+
+def test_a_decision_that_looks_for_a_path_where_none_was_counted_is_told() -> None:
+    """The one would be counted as "testapp.order:17" and looked for as "17"."""
+    by_key = {"of": "Order", "reference": "pk"}
+    [told] = mistakes(("Order", *ORDER), (*PAID, by_key))
+    assert told == (
+        "trigger 'Paid', item 5, the options: 'reference': 'Order' states none, and its "
+        "conversions are found by the label and key of the object. Leave it out here, or write the "
+        "same there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("counting", "deciding"),
+    [
+        (("Order", *ORDER), (*PAID[:3], Newsletter, {"of": "Order", "reference": "pk"})),
+        (("Order", *ORDER), (*PAID, {"of": "Order", "reference": lambda order: order.note})),
+        (("Order", *ORDER[:1], recorder, Order), (*PAID, {"of": "Order", "reference": "pk"})),
+        (
+            ("Order", something_happened, CREATED, None),
+            (*PAID[:3], None, {"of": "Order", "reference": "pk"}),
+        ),
+    ],
+    ids=["of_another_object", "as_it_says_itself", "as_a_receiver_of_the_hosts_says", "of_any"],
+)
+def test_a_decision_that_may_find_what_it_looks_for_is_wired(counting: Any, deciding: Any) -> None:
+    assert mistakes(counting, deciding) == []
 
 
 def test_paths_of_a_sender_that_is_no_model_cannot_be_looked_up() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
 from tests.testapp import views
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("partner/", include("affiliations.urls")),
     path("", views.plain, name="plain"),
     path("page/", views.plain, name="page"),
     path("order/", views.order, name="order"),

@@ -1,33 +1,33 @@
 """
 Send one HTTP GET to a partner, and say what came of it.
 
-The only module that knows requests. Whom we call was typed into a form, so what it resolves to is
-checked and the checked address is the one that is called, at each redirect again; what answers may
-be slow, endless or hostile, so time and size are bounded.
+The only module that knows requests. Redirects, size and the classes of errors are dealt with here;
+which addresses may be called and how long it may take, in the two rooms below.
+
+Requests' sessions are not used: cookies, proxies and passwords from the environment of this server
+are no business of a partner's, and a session has nothing else to offer.
 """
 
 from __future__ import annotations
 
 import http.client
-import io
 import os
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from ipaddress import ip_network
 from typing import Any
+from urllib.parse import urldefrag, urljoin
 
 import requests
-from requests_hardened.ip_filter import InvalidIPAddress, get_ip_address
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ProtocolError, SSLError
+from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidSchema
+from requests_hardened.ip_filter import InvalidIPAddress
 
+from affiliations.callbacks import connections
 from affiliations.conf import settings
 from affiliations.models import CallbackAttempt
 
@@ -47,6 +47,10 @@ class Result:
     error: str = ""
     message: str = ""
     excerpt: str = ""
+    #: What the partner's ``Retry-After`` header says, as it stands there.
+    retry_after: str = ""
+    #: Whether the partner was not called at all, for a fault of this site.
+    is_our_fault: bool = False
 
     @property
     def delivered(self) -> bool:
@@ -54,66 +58,110 @@ class Result:
         return not self.error
 
 
-def send(url: str) -> Result:
+def send(url: str, headers: Callable[[str], Mapping[str, str]] = lambda target: {}) -> Result:
     """
     Call ``url`` and return the ``Result``; never raises.
 
-    Bounded by ``AFFILIATE_CALLBACK_TIMEOUT`` for each wait and ``AFFILIATE_CALLBACK_DEADLINE`` for
-    the whole, a redirect's calls included. Only the system's resolver keeps its own time.
+    ``headers`` returns those of a call to a path and query: of this URL and, where the partner
+    redirects, of each that follows. Bounded by ``AFFILIATE_CALLBACK_TIMEOUT`` for each wait and by
+    ``AFFILIATE_CALLBACK_DEADLINE`` for the whole, redirects included. Only the look-up of a name
+    is not cut short: the system's resolver has its own timeout.
     """
     started = time.monotonic()
-    _deadline.set(started + settings.callback_deadline)
-    status, error, message, excerpt = None, "", "", ""
+    call = connections.thread.call = connections.Call(started + settings.callback_deadline)
+    fields: dict[str, Any] = {}
     try:
-        with (
-            _session() as session,
-            session.get(url, timeout=settings.callback_timeout, stream=True) as response,
-        ):
-            status = response.status_code
-            error = "" if 200 <= status < 300 else Error.HTTP_STATUS
-            excerpt = _excerpt(response)
+        fields = _follow(url, headers)
     except Exception as failure:
-        error, message = _classify(failure)
-    duration_ms = round((time.monotonic() - started) * 1000)
-    return Result(duration_ms, status, error, message, excerpt)
+        # 2xx on the status line is a yes, whatever becomes of the rest of the answer.
+        if not (call.status and 200 <= call.status < 300):
+            error, message = _classify(failure)
+            fields = {"error": Error.DEADLINE if call.is_over() else error, "message": message}
+        fields["status_code"] = call.status
+    return Result(duration_ms=round((time.monotonic() - started) * 1000), **fields)
 
 
-def _session() -> requests.Session:
-    session = requests.Session()
-    # The environment of this server, its proxies and its .netrc, is no business of a partner's;
-    # only whom the server trusts is.
-    session.trust_env = False
-    session.verify = os.getenv("REQUESTS_CA_BUNDLE") or os.getenv("CURL_CA_BUNDLE") or True
-    # Nothing compressed: a few kilobytes that unpack to gigabytes are not to be unpacked here.
-    session.headers.update({"User-Agent": _user_agent(), "Accept-Encoding": "identity"})
-    session.max_redirects = MAX_REDIRECTS
-    adapter = requests.adapters.HTTPAdapter()
-    adapter.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-
-    def answered(response: requests.Response, **kwargs: Any) -> None:
-        if response.is_redirect:
-            # requests would read its page to the end, however long that is.
-            response.close()
-        if response.url.startswith("https:"):
-            session.adapters.pop("http://", None)
-
-    session.hooks["response"] = [answered]
-    if settings.callback_require_https:
-        del session.adapters["http://"]
-    return session
+class InsecureAddress(requests.RequestException):
+    """A call that would go over plain http where it must not."""
 
 
-def _excerpt(response: requests.Response) -> str:
-    """Read the start of the body; one that breaks off changes nothing that the status line says."""
+def _follow(url: str, headers: Callable[[str], Mapping[str, str]]) -> dict[str, Any]:
+    """Call ``url`` and where it redirects to; return the fields of the last answer."""
+    for _ in range(MAX_REDIRECTS + 1):
+        _check_scheme(url)
+        with _get(url, headers) as response:
+            # Not followed by requests, which would read the page of a redirect to its end, if it
+            # has one.
+            target = _redirects.get_redirect_target(response)
+            if target is None:
+                return _answer(response)
+        target = urldefrag(urljoin(url, target)).url
+        if url.lower().startswith("https:") and target.lower().startswith("http:"):
+            raise InsecureAddress(f"redirected to plain http: {target}")
+        url = target
+    raise requests.TooManyRedirects(f"redirected more than {MAX_REDIRECTS} times")
+
+
+def _check_scheme(url: str) -> None:
+    scheme = url.partition(":")[0].lower()
+    if scheme not in ("http", "https"):
+        raise InvalidSchema(f"neither http nor https: {url}")
+    if scheme == "http" and settings.callback_require_https:
+        raise InsecureAddress("this site calls partners over https only")
+
+
+def _get(url: str, headers: Callable[[str], Mapping[str, str]]) -> requests.Response:
+    call = connections.thread.call
+    request = requests.PreparedRequest()
+    request.prepare("GET", url, headers=_headers())
+    # As it is sent, with everything percent-encoded: so the partner sees it. Some releases of
+    # requests send one slash where there are two in front.
+    request.headers.update(headers(_adapter.request_url(request, None)))
+    while True:
+        call.status, call.has_connected = None, False
+        try:
+            return _adapter.send(request, stream=True, timeout=settings.callback_timeout)
+        except requests.ConnectionError:
+            # A connection kept from an earlier call, which the partner has closed at this moment,
+            # says nothing of this one. A new one has the last word.
+            if call.has_connected or call.status is not None:
+                raise
+
+
+def _answer(response: requests.Response) -> dict[str, Any]:
+    """
+    Return what the status line and the headers say, whatever becomes of the page behind them.
+
+    Where a page breaks off after a no, the message tells why.
+    """
+    fields: dict[str, Any] = {
+        "status_code": response.status_code,
+        "error": "" if 200 <= response.status_code < 300 else Error.HTTP_STATUS,
+        "retry_after": response.headers.get("Retry-After", ""),
+    }
+    page = b""
     try:
-        return _text(response.raw.read(MAX_BODY, decode_content=False))
-    except (ProtocolError, SSLError):
-        return ""
+        # What has come at each time, so that it is not lost with what does not come.
+        while more := response.raw.read(MAX_BODY - len(page), decode_content=False):
+            page += more
+    except Exception as failure:
+        if fields["error"]:
+            _, fields["message"] = _classify(failure)
+            if connections.thread.call.is_over():
+                fields["error"] = Error.DEADLINE
+    return fields | {"excerpt": _text(page)}
 
 
 @cache
+def _headers() -> Mapping[str, str]:
+    return {
+        "User-Agent": _user_agent(),
+        "Accept": "*/*",
+        # Nothing compressed: a few kilobytes that unpack to gigabytes are not to be unpacked here.
+        "Accept-Encoding": "identity",
+    }
+
+
 def _user_agent() -> str:
     try:
         return f"django-affiliate-tracking/{version('django-affiliate-tracking')}"
@@ -121,105 +169,45 @@ def _user_agent() -> str:
         return "django-affiliate-tracking"
 
 
-#: The moment, on the monotonic clock, at which the call of this thread has to be over.
-_deadline: ContextVar[float] = ContextVar("affiliations_callback_deadline")
+class _Adapter(HTTPAdapter):
+    """The transport of requests, over our connections, for all threads of this process."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=64, pool_maxsize=128)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": connections.Pool,
+            "https": connections.SecurePool,
+        }
+
+    def cert_verify(self, *args: Any, **kwargs: Any) -> None:
+        """Leave verifying to the context: requests would read the CA bundle for each connection."""
 
 
-def _limited(timeout: float | None) -> float:
-    """Return how long the next wait may last: ``timeout``, but to the deadline at most."""
-    if (left := _deadline.get() - time.monotonic()) <= 0:
-        raise TimeoutError("the whole call took too long")
-    return min(timeout or left, left)
+_adapter = _Adapter()
+_redirects = requests.sessions.SessionRedirectMixin()
 
 
-class _DeadlineReader(io.RawIOBase):
-    """
-    What a response is read from, with the deadline before each read.
-
-    A timeout bounds only the wait between two bytes: a partner who sends one a second could hold
-    a callback for hours.
-    """
-
-    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
-        self.raw = raw
-        self.connection = connection
-        self.timeout = connection.gettimeout()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self.connection.settimeout(_limited(self.timeout))
-        return self.raw.readinto(buffer)
-
-    def close(self) -> None:
-        self.raw.close()
-        super().close()
+def _begin_anew() -> None:
+    """Leave the parent's open connections to the parent."""
+    global _adapter
+    _adapter = _Adapter()
 
 
-class _Response(http.client.HTTPResponse):
-    """A response whose status line, headers and body all come under the deadline."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock))
-
-
-def _connect(connection: HTTPConnection) -> socket.socket:
-    """
-    Connect to the first address of the host that answers, and to none inside this network.
-
-    What was checked is what is called: the name is resolved once.
-    """
-    failure: Exception = socket.gaierror("no address")
-    host, port = connection._dns_host, connection.port
-    for *_, resolved in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        address = str(resolved[0])
-        if not settings.callback_allow_private_addresses:
-            _refuse_private(address, port)
-        try:
-            return socket.create_connection((address, port), _limited(connection.timeout))
-        except OSError as error:
-            failure = error
-    raise failure
-
-
-#: What requests-hardened lets pass: IPv4 in the form of IPv6, and the old site-local addresses.
-_PRIVATE = (ip_network("::/96"), ip_network("fec0::/10"))
-
-
-def _refuse_private(address: str, port: int) -> None:
-    checked, _ = get_ip_address(address, port, allow_loopback=False)
-    if any(checked in network for network in _PRIVATE):
-        raise InvalidIPAddress(checked)
-
-
-class _Plain(HTTPConnection):
-    response_class = _Response
-    _new_conn = _connect
-
-
-class _Secure(HTTPSConnection):
-    response_class = _Response
-    _new_conn = _connect
-
-
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _Secure
+if hasattr(os, "register_at_fork"):  # pragma: no branch -- Windows does not fork
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 #: What a failure is, from the most to the least particular; the first that fits anywhere in the
 #: chain of causes counts.
 _CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
     (Error.BLOCKED_ADDRESS, (InvalidIPAddress,)),
-    (Error.REDIRECTS, (requests.TooManyRedirects, requests.exceptions.InvalidSchema)),
+    (Error.REDIRECTS, (InsecureAddress, requests.TooManyRedirects, InvalidSchema)),
     (Error.DNS, (socket.gaierror,)),
     (Error.TIMEOUT, (TimeoutError,)),
-    (Error.TLS, (ssl.SSLError, requests.exceptions.SSLError)),
+    (Error.TLS, (ssl.SSLError,)),
     (
         Error.LOST,
         (
@@ -229,7 +217,7 @@ _CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
             BrokenPipeError,
         ),
     ),
-    (Error.PROTOCOL, (http.client.HTTPException,)),
+    (Error.PROTOCOL, (http.client.HTTPException, ValueError)),
     (Error.CONNECT, (OSError,)),
 )
 
@@ -237,17 +225,16 @@ _CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
 def _classify(failure: BaseException) -> tuple[Error, str]:
     """Return the class of a failure, and what its cause says."""
     chain = list(_causes(failure))
-    if time.monotonic() >= _deadline.get():
-        return Error.DEADLINE, _said(chain[-1])
     for error, kinds in _CLASSES:
-        for cause in chain:
+        # The innermost says what has happened; those around it say that it has.
+        for cause in reversed(chain):
             if isinstance(cause, kinds):
                 return error, _said(cause)
     return Error.PROTOCOL, _said(failure)
 
 
 def _causes(failure: BaseException) -> Iterator[BaseException]:
-    """Walk from a failure to what it was raised from, or carries as its argument or reason."""
+    """Walk through what an exception was raised from, or carries as its argument or reason."""
     seen: list[object] = []
     waiting: list[object] = [failure]
     while waiting:

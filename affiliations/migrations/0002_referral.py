@@ -34,6 +34,26 @@ class Migration(migrations.Migration):
             field=models.DateTimeField(null=True, editable=False),
         ),
         migrations.AddField(
+            model_name="partner",
+            name="page_key",
+            field=models.CharField(
+                blank=True,
+                default="",
+                editable=False,
+                help_text=(
+                    "What the private link of their own page is checked by. Empty: there is none."
+                ),
+                max_length=128,
+                verbose_name="key to their page",
+            ),
+        ),
+        migrations.AddField(
+            model_name="partner",
+            name="signing_secret",
+            # Without default: all rows would get the same. 0003 gives each its own.
+            field=models.CharField(default="", editable=False, max_length=64),
+        ),
+        migrations.AddField(
             model_name="subscription",
             name="active",
             field=models.BooleanField(

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any
-from uuid import uuid4
+import secrets
+import time
+from collections.abc import Sequence
+from datetime import datetime
 
-from django.db import models, router, transaction
+from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from affiliations.models.conversion import Conversion
+from affiliations.models.partner import Partner
 from affiliations.models.subscription import Subscription
 
 
 def new_webhook_id() -> str:
-    """Return 32 random hexadecimal characters, by which a partner knows a callback again."""
-    return uuid4().hex
+    """
+    Return 32 hexadecimal characters, by which a partner knows a callback again.
+
+    The time in ms and 80 random bits, much as in a UUID of version 7 (RFC 9562, 5.7): what is
+    written together stands together in the index too, however long the table is.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 class CallbackQuerySet(models.QuerySet["Callback"]):
@@ -25,6 +32,10 @@ class CallbackQuerySet(models.QuerySet["Callback"]):
     def due(self, now: datetime) -> CallbackQuerySet:
         """Keep those that somebody should send now."""
         return self.filter(status=Callback.Status.QUEUED, next_attempt_on__lte=now)
+
+    def queued(self) -> CallbackQuerySet:
+        """Keep those that are waiting for their next attempt, now or later."""
+        return self.filter(status=Callback.Status.QUEUED)
 
 
 class Callback(models.Model):
@@ -39,6 +50,9 @@ class Callback(models.Model):
         """What the partner is told."""
 
         CONVERSION = "conversion", _("conversion")
+        APPROVAL = "approval", _("approval")
+        REJECTION = "rejection", _("rejection")
+        TEST = "test", _("test")
 
     class Status(models.TextChoices):
         """How far it has come."""
@@ -53,8 +67,11 @@ class Callback(models.Model):
     conversion = models.ForeignKey(
         Conversion,
         on_delete=models.PROTECT,
+        null=True,
+        blank=True,
         related_name="callbacks",
         verbose_name=_("conversion"),
+        help_text=_("Empty for a test callback."),
     )
     subscription = models.ForeignKey(
         Subscription,
@@ -62,8 +79,20 @@ class Callback(models.Model):
         related_name="callbacks",
         verbose_name=_("subscription"),
     )
+    # The subscription's, again: who claims looks at it for every row and must lock no other table.
+    partner = models.ForeignKey(
+        Partner,
+        on_delete=models.PROTECT,
+        related_name="callbacks",
+        verbose_name=_("partner"),
+    )
     event = models.CharField(
         _("event"), max_length=10, choices=Event.choices, default=Event.CONVERSION
+    )
+    edition = models.PositiveSmallIntegerField(
+        _("edition"),
+        default=1,
+        help_text=_("Above 1: sent again with the callback URL of a later day."),
     )
     url = models.TextField(_("URL"))
     status = models.CharField(
@@ -73,6 +102,12 @@ class Callback(models.Model):
         _("reason"), max_length=255, blank=True, help_text=_("Why it was cancelled.")
     )
     attempt_count = models.PositiveIntegerField(_("attempts"), default=0)
+    resend_count = models.PositiveIntegerField(
+        _("sent again by hand"), default=0, help_text=_("Each time allows for one more attempt.")
+    )
+    is_manual = models.BooleanField(
+        default=False, editable=False, help_text=_("The next attempt was asked for by hand.")
+    )
     next_attempt_on = models.DateTimeField(_("next attempt on"), default=timezone.now)
     lease_token = models.CharField(max_length=32, blank=True, editable=False)
     delivered_on = models.DateTimeField(_("delivered on"), null=True, blank=True)
@@ -92,52 +127,27 @@ class Callback(models.Model):
         verbose_name_plural = _("callbacks")
         constraints = [
             models.UniqueConstraint(
-                fields=["conversion", "subscription", "event"],
+                fields=["conversion", "subscription", "event", "edition"],
                 name="affiliations_callback_event_told_once",
             )
         ]
         indexes = [
-            models.Index(fields=["status", "next_attempt_on"], name="affiliations_callback_due")
+            # Not conditional: MySQL would leave them out.
+            models.Index(fields=["status", "next_attempt_on"], name="affiliations_callback_due"),
+            # Not the partner first: InnoDB would take it for the foreign key's, and each change of
+            # a status would hold a share of the partner's row.
+            models.Index(
+                fields=["status", "partner", "next_attempt_on"],
+                name="affiliations_callback_partner",
+            ),
         ]
 
     def __str__(self) -> str:
         return self.url
 
-    def claim(self, now: datetime, lease: timedelta) -> bool:
-        """
-        Take the callback for one attempt; ``False`` where it is not due or somebody else's.
-
-        One compare-and-set, on the number of attempts too: whoever has claimed since this row was
-        read makes it fail. The attempt counts from here, so that a callback which kills whoever
-        sends it still comes to an end.
-        """
-        claim = {
-            "lease_token": uuid4().hex,
-            "next_attempt_on": now + lease,
-            "attempt_count": self.attempt_count + 1,
-        }
-        still = Callback.objects.due(now).filter(pk=self.pk, attempt_count=self.attempt_count)
-        if not still.update(**claim):
-            return False
-        for name, value in claim.items():
-            setattr(self, name, value)
-        return True
-
-    def record(self, *, now: datetime, delivered: bool, **result: Any) -> None:
-        """
-        Write down how the claimed attempt ended, with the fields of ``CallbackAttempt``.
-
-        A success always wins. A failure is due again, unless the lease has passed to another.
-        """
-        with transaction.atomic(using=router.db_for_write(Callback)):
-            self.attempts.create(number=self.attempt_count, **result)
-            row = Callback.objects.filter(pk=self.pk)
-            if delivered:
-                row.exclude(status=Callback.Status.DELIVERED).update(
-                    status=Callback.Status.DELIVERED, delivered_on=now
-                )
-            else:
-                row.filter(lease_token=self.lease_token).update(next_attempt_on=now)
+    def attempts_allowed(self, schedule: Sequence[object]) -> int:
+        """Return how often it is tried: once for each step of the schedule, and when asked to."""
+        return len(schedule) + self.resend_count
 
 
 class CallbackAttempt(models.Model):
@@ -165,6 +175,7 @@ class CallbackAttempt(models.Model):
         verbose_name=_("callback"),
     )
     number = models.PositiveIntegerField(_("number"))
+    manual = models.BooleanField(_("sent by hand"), default=False)
     started_on = models.DateTimeField(_("started on"))
     duration_ms = models.PositiveIntegerField(_("duration in ms"))
     status_code = models.PositiveSmallIntegerField(_("status code"), null=True, blank=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from django import template
+
+from affiliations import amounts
 
 if TYPE_CHECKING:
     from django.template.context import Context
@@ -27,3 +30,13 @@ def tracking_link(
     link = partner.link(url, click_id=click_id, **sub_ids)
     request = context.get("request")
     return link if request is None else str(request.build_absolute_uri(link))
+
+
+@register.simple_tag
+def money(value: Decimal, currency: str) -> str:
+    """
+    Write an amount as its reader does, with the decimals of its currency and the currency behind.
+
+    ``{% money settlement.total settlement.currency %}``
+    """
+    return amounts.money(value, currency)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Any
 from urllib.parse import urljoin
 
 from django.contrib.auth.models import User
@@ -16,17 +18,38 @@ PARTNER_NAME = "Steep Notes"
 
 # Everything that the partner wants to hear; the app fills the braces in and encodes the values.
 CALLBACK = (
-    "/callback/?visitor_id={visitor_id}&click_id={click_id}&event={event}&trigger={trigger}"
-    "&reference={reference}&amount={amount}&currency={currency}&callback_id={callback_id}"
+    "/callback/?visitor_id={visitor_id}&click_id={click_id}&event={event}&status={status}"
+    "&trigger={trigger}&reference={reference}&amount={amount}&currency={currency}"
+    "&payout={payout}&payout_currency={payout_currency}&callback_id={callback_id}"
 )
 
-# A trigger, how often it counts for one visitor, and whether it ends the referral. A sign-up and an
-# order do not, or the payment that comes after them would find the referral ended.
-AGREED = [
-    ("User registered", Subscription.Counting.ONCE, False),
-    ("Order placed", Subscription.Counting.EVERY, False),
-    ("Order paid", Subscription.Counting.EVERY, True),
-]
+# What each trigger earns. None of them ends the referral, or nothing would be counted after it.
+AGREED: dict[str, dict[str, Any]] = {
+    # A new customer, once: two euros.
+    "User registered": {
+        "closes_referral": False,
+        "payout_type": Subscription.PayoutType.FIXED,
+        "payout_value": Decimal("2.00"),
+        "payout_currency": "EUR",
+    },
+    # A reader of the newsletter, once: half a euro.
+    "Newsletter ordered": {
+        "closes_referral": False,
+        "payout_type": Subscription.PayoutType.FIXED,
+        "payout_value": Decimal("0.50"),
+        "payout_currency": "EUR",
+    },
+    # Each order: seven per cent, once it is paid for. Whether it is, the payment provider tells.
+    "Order placed": {
+        "counting": Subscription.Counting.EVERY,
+        "closes_referral": False,
+        "payout_type": Subscription.PayoutType.PERCENT,
+        "payout_value": Decimal("7"),
+        "approval": Subscription.Approval.MANUAL,
+        "call_on_approval": True,
+        "call_on_rejection": True,
+    },
+}
 
 
 def fill_shelf() -> None:
@@ -44,15 +67,20 @@ def hire_admin() -> None:
 def agree_with_partner(partner_url: str) -> Partner:
     """Return the partner, active, with a subscription to each trigger that calls `partner_url`."""
     partner, _ = Partner.objects.get_or_create(name=PARTNER_NAME, defaults={"active": True})
-    for trigger, counting, closes_referral in AGREED:
+    callback_url = {"callback_url": urljoin(partner_url, CALLBACK)}
+    for trigger, terms in AGREED.items():
         Subscription.objects.update_or_create(
             partner=partner,
             trigger=trigger,
-            defaults={"callback_url": urljoin(partner_url, CALLBACK)},
-            create_defaults={
-                "callback_url": urljoin(partner_url, CALLBACK),
-                "counting": counting,
-                "closes_referral": closes_referral,
-            },
+            defaults=callback_url,  # The port may be another one today; the terms stay.
+            create_defaults=callback_url | terms,
         )
+    if not partner.page_key:
+        partner.replace_page_link()
     return partner
+
+
+def page_of_partner(shop_url: str) -> str:
+    """Return the private link of the partner's own page."""
+    path = Partner.objects.get(name=PARTNER_NAME).page_link()
+    return urljoin(shop_url, path or "")

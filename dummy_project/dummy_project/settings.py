@@ -66,7 +66,7 @@ TEMPLATES: list[dict[str, Any]] = [
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        # `demo --once` names a database of its own.
+        # `demo --once` names a database of its own, unless this does.
         "NAME": os.environ.get("SHOP_DATABASE", BASE_DIR / "db.sqlite3"),
     }
 }
@@ -103,17 +103,17 @@ AFFILIATE_TRIGGERS = [
         "django.contrib.auth.models.User",
     ),
     (
+        "Newsletter ordered",
+        "django.db.models.signals.post_save",
+        "affiliations.triggers.object_created",
+        "store.NewsletterReader",
+    ),
+    # The fifth item says where an order keeps what the partner is told, and whose order it is.
+    # Without the visitor, an order that staff type in would be credited to their own referral.
+    (
         "Order placed",
         "django.db.models.signals.post_save",
         "affiliations.triggers.object_created",
-        "store.Order",
-    ),
-    # The payment is reported by another machine, whose request belongs to no visitor. So this
-    # one says where the order keeps what the partner is told, the visitor first of all.
-    (
-        "Order paid",
-        "store.signals.order_paid",
-        "affiliations.triggers.object_saved",
         "store.Order",
         {
             "visitor": "affiliate_visitor",
@@ -122,6 +122,22 @@ AFFILIATE_TRIGGERS = [
             "amount": "total",
             "currency": "currency",
         },
+    ),
+    # These count nothing. They decide what was counted for the same order, whoever's request the
+    # signal is sent in: here the payment provider's, which belongs to no visitor.
+    (
+        "Order paid",
+        "store.signals.order_paid",
+        "affiliations.triggers.approve_conversions",
+        "store.Order",
+        {"of": "Order placed", "reference": "pk"},
+    ),
+    (
+        "Order refunded",
+        "store.signals.order_refunded",
+        "affiliations.triggers.reject_conversions",
+        "store.Order",
+        {"of": "Order placed", "reference": "pk"},
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""The addresses of the dummy shop. The affiliations app needs none."""
+"""The addresses of the dummy shop. The affiliations app needs none for tracking."""
 
 from __future__ import annotations
 
@@ -11,4 +11,6 @@ urlpatterns = [
     path("log-in/", auth_views.LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("log-out/", auth_views.LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
+    # Affiliations: the partners' own pages, each behind a private link from the Admin.
+    path("partner/", include("affiliations.urls")),
 ]

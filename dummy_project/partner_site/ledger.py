@@ -25,10 +25,13 @@ class Callback:
     visitor_id: str
     click_id: str
     event: str
+    status: str
     trigger: str
     reference: str
     amount: str
     currency: str
+    payout: str
+    payout_currency: str
     received_on: datetime = field(init=False, default_factory=lambda: datetime.now(timezone.utc))
 
 
@@ -49,5 +52,9 @@ class Ledger:
         self._callbacks.setdefault(callback.callback_id, callback)
 
     def of_click(self, click: Click) -> list[Callback]:
-        """Return what we were told of one reader."""
-        return [callback for callback in self.callbacks if callback.click_id == click.click_id]
+        """Return what one reader has done, as far as we were told."""
+        return [
+            callback
+            for callback in self.callbacks
+            if (callback.click_id, callback.event) == (click.click_id, "conversion")
+        ]

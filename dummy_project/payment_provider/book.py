@@ -18,7 +18,7 @@ def sign(message: bytes) -> str:
 
 @dataclass
 class Payment:
-    """One payment of one order, made or not."""
+    """One payment of one order: made or not, and perhaps paid back."""
 
     payment_id: str
     order: str
@@ -26,12 +26,14 @@ class Payment:
     currency: str
     return_url: str
     made: bool = field(init=False, default=False)
+    refunded: bool = field(init=False, default=False)
     notices: list[str] = field(init=False, default_factory=list)
 
     def notify_shop(self) -> bool:
-        """Tell the shop, in a request of our own, of the payment; return whether it heard."""
+        """Tell the shop, in a request of our own, how it stands; return whether it heard."""
         notice = json.dumps(
             {
+                "event": "refunded" if self.refunded else "paid",
                 "payment_id": self.payment_id,
                 "order": self.order,
                 "amount": self.amount,

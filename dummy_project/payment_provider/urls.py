@@ -10,5 +10,6 @@ urlpatterns = [
     path("", views.payments, name="payments"),
     path("pay/", views.checkout, name="checkout"),
     path("pay/<str:payment_id>/", views.pay, name="pay"),
+    path("refund/<str:payment_id>/", views.refund, name="refund"),
     path("notify/<str:payment_id>/", views.notify_again, name="notify-again"),
 ]

@@ -1,4 +1,4 @@
-"""The provider's pages: pay, and see what the shop was told."""
+"""The provider's pages: pay, pay back, and see what the shop was told."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def pay(request: HttpRequest, payment_id: str) -> HttpResponse:
     if not payment.notify_shop():
         return render(request, "payment_provider/unheard.html", {"payment": payment}, status=502)
     return HttpResponseRedirect(payment.return_url)
+
+
+@require_POST
+def refund(request: HttpRequest, payment_id: str) -> HttpResponse:
+    """Give the buyer the money back, and tell the shop."""
+    payment = _payment(payment_id)
+    if payment.made:
+        payment.refunded = True
+        payment.notify_shop()
+    return redirect("payments")
 
 
 @require_POST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from store.models import Order, Product
+from store.models import NewsletterReader, Order, Product
 
 
 @admin.register(Product)
@@ -19,7 +19,23 @@ class ProductAdmin(admin.ModelAdmin):
 class OrderAdmin(admin.ModelAdmin):
     """Orders, with the visitor that each is credited to."""
 
-    list_display = ["__str__", "product", "email", "total", "currency", "created_on", "paid_on"]
+    list_display = [
+        "__str__",
+        "product",
+        "email",
+        "total",
+        "currency",
+        "created_on",
+        "paid_on",
+        "refunded_on",
+    ]
     list_select_related = ["product"]
     date_hierarchy = "created_on"
     raw_id_fields = ["user", "affiliate_visitor"]
+
+
+@admin.register(NewsletterReader)
+class NewsletterReaderAdmin(admin.ModelAdmin):
+    """Who gets the letter."""
+
+    list_display = ["email", "since"]

@@ -17,7 +17,7 @@ class SignUpForm(UserCreationForm):
         fields = ("username", "email")
 
 
-class OrderForm(forms.Form):
-    """Order a product."""
+class EmailForm(forms.Form):
+    """Order a product, or the newsletter."""
 
     email = forms.EmailField(widget=forms.EmailInput(attrs={"autocomplete": "email"}))

@@ -1,4 +1,4 @@
-"""Products and orders."""
+"""Products, orders, and who reads the newsletter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.db import models, transaction
 from django.urls import reverse
 from django.utils import timezone
 
-from store.signals import order_paid
+from store.signals import order_paid, order_refunded
 
 
 class Product(models.Model):
@@ -52,7 +52,7 @@ class Order(models.Model):
     email = models.EmailField()
     total = models.DecimalField(max_digits=8, decimal_places=2)
     currency = models.CharField(max_length=3)
-    # Affiliations: kept here because the payment arrives later and without the buyer's session.
+    # Affiliations: whom the order is credited to, whoever's request it is saved in.
     affiliate_visitor = models.ForeignKey(
         "affiliations.Visitor",
         on_delete=models.SET_NULL,
@@ -63,6 +63,7 @@ class Order(models.Model):
     created_on = models.DateTimeField(auto_now_add=True)
     paid_on = models.DateTimeField(null=True, blank=True)
     payment_id = models.CharField(max_length=64, null=True, blank=True, unique=True)
+    refunded_on = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-pk"]
@@ -83,3 +84,26 @@ class Order(models.Model):
             self.refresh_from_db()
             order_paid.send(sender=Order, instance=self)
         return True
+
+    def record_refund(self) -> bool:
+        """Mark the order refunded and send `order_refunded`; return `False` if that was done."""
+        with transaction.atomic():
+            paid = Order.objects.filter(pk=self.pk, paid_on__isnull=False, refunded_on=None)
+            if not paid.update(refunded_on=timezone.now()):
+                return False
+            self.refresh_from_db()
+            order_refunded.send(sender=Order, instance=self)
+        return True
+
+
+class NewsletterReader(models.Model):
+    """Somebody who gets the shop's letter, with an account or without."""
+
+    email = models.EmailField(unique=True)
+    since = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return self.email

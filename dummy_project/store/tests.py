@@ -10,13 +10,14 @@ from django.contrib.auth.models import User
 from django.test import TestCase
 from django.urls import reverse
 
-from affiliations.models import Conversion, Partner, Subscription, Visitor
-from store.models import Order, Product
+from affiliations.models import Conversion, Partner, Subscription
+from affiliations.testing import record_callbacks, start_referral
+from store.models import NewsletterReader, Order, Product
 from store.payments import SIGNATURE_HEADER, checkout_url, sign
 
 
 class ShopTestCase(TestCase):
-    """A shop with one tea, and a partner who subscribes to paid orders."""
+    """A shop with one tea, and a partner who earns ten per cent of each order that is paid."""
 
     product: Product
     partner: Partner
@@ -28,18 +29,24 @@ class ShopTestCase(TestCase):
             name="Green Sencha", slug="green-sencha", colour="#4f7a3a", price=Decimal("12.00")
         )
         cls.partner = Partner.objects.create(name="Steep Notes", active=True)
-        Subscription.objects.create(partner=cls.partner, trigger="Order paid")
+        Subscription.objects.create(
+            partner=cls.partner,
+            trigger="Order placed",
+            callback_url="https://www.steepnotes.com/?click={click_id}&is={status}",
+            counting=Subscription.Counting.EVERY,
+            closes_referral=False,
+            payout_type=Subscription.PayoutType.PERCENT,
+            payout_value=Decimal("10"),
+            approval=Subscription.Approval.MANUAL,
+            call_on_approval=True,
+            call_on_rejection=True,
+        )
 
     def place_order(self) -> Order:
         """Order a tea as whoever this client is."""
         url = self.product.get_absolute_url()
         self.client.post(url, {"email": "reader@reader.example"})
         return Order.objects.latest("pk")
-
-    def arrive(self) -> Visitor:
-        """Come to the shop through the partner's link."""
-        self.client.get(self.partner.link("/", click_id="42"), headers={"user-agent": "Mozilla"})
-        return Visitor.objects.latest("pk")
 
 
 class OrderTests(ShopTestCase):
@@ -50,8 +57,18 @@ class OrderTests(ShopTestCase):
         self.assertContains(self.client.get(order.get_absolute_url()), "Waiting for payment")
 
     def test_an_order_keeps_the_visitor_who_placed_it(self) -> None:
-        visitor = self.arrive()
+        visitor = start_referral(self.client, self.partner)
         assert self.place_order().affiliate_visitor == visitor
+
+    def test_an_order_that_staff_type_in_is_not_credited_to_their_own_referral(self) -> None:
+        self.client.force_login(User.objects.create_superuser("staff"))
+        start_referral(self.client, self.partner)
+        self.client.post(
+            reverse("admin:store_order_add"),
+            {"product": self.product.pk, "email": "b@x.example", "total": 12, "currency": "EUR"},
+        )
+        assert Order.objects.exists()
+        assert not Conversion.objects.exists()
 
     def test_an_order_without_a_partner_keeps_no_visitor(self) -> None:
         assert self.place_order().affiliate_visitor is None
@@ -86,7 +103,7 @@ class PaymentWebhookTests(ShopTestCase):
 
     def setUp(self) -> None:
         """Have an order, placed by a visitor of the partner."""
-        self.visitor = self.arrive()
+        self.visitor = start_referral(self.client, self.partner, click_id="42")
         self.order = self.place_order()
         self.client.logout()
 
@@ -98,6 +115,7 @@ class PaymentWebhookTests(ShopTestCase):
     def notice(self, **changes: object) -> dict[str, object]:
         """Return what the provider says of the order."""
         notice: dict[str, object] = {
+            "event": "paid",
             "payment_id": "pay_1",
             "order": str(self.order.pk),
             "amount": "12.00",
@@ -121,12 +139,38 @@ class PaymentWebhookTests(ShopTestCase):
         assert self.notify().status_code == 200
         self.assertContains(self.client.get(self.order.get_absolute_url()), "it is paid")
 
-    def test_a_payment_is_credited_to_the_visitor_of_the_order(self) -> None:
+    def test_a_payment_approves_what_the_partner_earns(self) -> None:
+        assert Conversion.objects.get().status == Conversion.Status.PENDING
         self.notify()
-        conversion = Conversion.objects.get(trigger="Order paid")
+        conversion = Conversion.objects.get()
+        assert conversion.status == Conversion.Status.APPROVED
         assert conversion.visitor == self.visitor
         assert conversion.reference == str(self.order.pk)
-        assert (conversion.amount, conversion.currency) == (Decimal("12.00"), "EUR")
+        assert (conversion.payout, conversion.payout_currency) == (Decimal("1.20"), "EUR")
+
+    def test_a_refund_marks_the_order_and_takes_back_what_was_earned(self) -> None:
+        self.notify()
+        assert self.notify(event="refunded").status_code == 200
+        self.assertContains(self.client.get(self.order.get_absolute_url()), "on its way back")
+        assert Conversion.objects.get().status == Conversion.Status.REJECTED
+
+    def test_a_refund_that_comes_before_its_payment_counts_all_the_same(self) -> None:
+        self.notify(event="refunded")
+        self.notify()
+        assert self.order.refunded_on is not None
+        assert Conversion.objects.get().status == Conversion.Status.REJECTED
+
+    @record_callbacks(kwarg_name="callbacks")
+    def test_the_partner_is_told_of_each_step_once(self, callbacks: Any) -> None:
+        start_referral(self.client, self.partner, click_id="43")
+        self.order = self.place_order()
+        for event in ("paid", "paid", "refunded", "refunded", "paid"):
+            self.notify(event=event)
+        assert [callback.url.partition("?")[2] for callback in callbacks] == [
+            "click=43&is=pending",
+            "click=43&is=approved",
+            "click=43&is=rejected",
+        ]
 
     def test_a_payment_with_a_wrong_signature_is_refused(self) -> None:
         for signature in ("", "0" * 64, "é"):
@@ -141,7 +185,6 @@ class PaymentWebhookTests(ShopTestCase):
         assert response.status_code == 200
         assert not json.loads(response.content)["news"]
         assert self.order.paid_on == paid_on
-        assert Conversion.objects.filter(trigger="Order paid").count() == 1
 
     def test_another_payment_of_a_paid_order_is_refused(self) -> None:
         self.notify()
@@ -155,7 +198,11 @@ class PaymentWebhookTests(ShopTestCase):
                 assert self.order.paid_on is None
 
     def test_what_is_no_payment_is_refused(self) -> None:
-        for body in (b"", b"\xff", b"[]", b"{}", json.dumps(self.notice(order="x")).encode()):
+        strange = [
+            json.dumps(self.notice(**change)).encode()
+            for change in ({"order": "x"}, {"event": "lost"}, {"event": []})
+        ]
+        for body in (b"", b"\xff", b"[]", b"{}", *strange):
             with self.subTest(body=body):
                 assert self.knock(body, sign(body)).status_code == 400
 
@@ -164,3 +211,35 @@ class PaymentWebhookTests(ShopTestCase):
 
     def test_the_webhook_cannot_be_opened_in_a_browser(self) -> None:
         assert self.client.get(reverse("store:payment-webhook")).status_code == 405
+
+
+class NewsletterTests(ShopTestCase):
+    """The letter."""
+
+    def order(self, email: str) -> Any:
+        """Ask for the letter."""
+        return self.client.post(reverse("store:newsletter"), {"email": email}, follow=True)
+
+    def test_somebody_asks_for_the_letter_on_the_first_page(self) -> None:
+        self.assertContains(self.client.get("/"), reverse("store:newsletter"))
+        self.assertContains(self.order("reader@reader.example"), "The next letter comes to you")
+        assert str(NewsletterReader.objects.get()) == "reader@reader.example"
+
+    def test_who_asks_again_gets_one_letter_and_the_same_answer(self) -> None:
+        for _ in range(2):
+            self.assertContains(self.order("reader@reader.example"), "comes to you")
+        assert NewsletterReader.objects.count() == 1
+
+    def test_an_address_that_is_none_is_refused(self) -> None:
+        self.assertContains(self.order("nobody"), "Enter a valid email address.")
+        assert not NewsletterReader.objects.exists()
+
+    def test_a_reader_whom_a_partner_sent_is_counted_once(self) -> None:
+        Subscription.objects.create(
+            partner=self.partner, trigger="Newsletter ordered", closes_referral=False
+        )
+        start_referral(self.client, self.partner)
+        self.order("reader@reader.example")
+        self.order("office@reader.example")
+        assert NewsletterReader.objects.count() == 2
+        assert Conversion.objects.count() == 1

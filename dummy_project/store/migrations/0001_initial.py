@@ -44,6 +44,22 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="NewsletterReader",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("email", models.EmailField(max_length=254, unique=True)),
+                ("since", models.DateTimeField(auto_now_add=True)),
+            ],
+            options={
+                "ordering": ["-pk"],
+            },
+        ),
+        migrations.CreateModel(
             name="Order",
             fields=[
                 (
@@ -59,6 +75,7 @@ class Migration(migrations.Migration):
                 ("created_on", models.DateTimeField(auto_now_add=True)),
                 ("paid_on", models.DateTimeField(blank=True, null=True)),
                 ("payment_id", models.CharField(blank=True, max_length=64, null=True, unique=True)),
+                ("refunded_on", models.DateTimeField(blank=True, null=True)),
                 (
                     "affiliate_visitor",
                     models.ForeignKey(

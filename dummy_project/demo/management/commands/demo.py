@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -24,15 +25,16 @@ GUIDE = """
   The partner    {partner}
   The payments   {payments}
   The Admin      {shop}admin/    name {name}, password {password}
+  Their numbers  {page}
 
 Try this:
   1. Open the partner's site in your browser and follow a link to the shop. The shop says whose
      reader you are. (Robots are not counted, and curl and headless browsers are taken for such.)
-  2. Sign up, order a tea, and pay it at the payment provider.
+  2. Sign up, ask for the newsletter, order a tea, and pay it at the payment provider.
   3. Watch the partner receive a callback each time, here or at {partner}desk/
-  4. Order once more: the payment has ended the referral, and the partner hears nothing. Follow a
-     link again, and it does.
+  4. Refund the payment at {payments} and the partner hears that nothing is earned.
   5. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
+  6. Open the partner's own page under "Their numbers": it is what they see of all this.
 
 {database}
 The sites write their logs to {logs}
@@ -60,7 +62,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--once",
             action="store_true",
-            help="play the story over HTTP with a temporary database, check each step, and end",
+            help=(
+                "play the story over HTTP, check each step, and end; with a temporary database, or "
+                "with an empty one that SHOP_DATABASE names"
+            ),
         )
         for site, usual in (("shop", 8000), ("partner", 8001), ("payment", 8002)):
             parser.add_argument(
@@ -89,9 +94,9 @@ class Command(BaseCommand):
         signal.signal(signal.SIGTERM, _terminated)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
-            if options["once"]:
-                # Close before the folder goes, or Windows would not let it go.
-                stack.callback(connection.close)
+            # Close before the folder goes, or Windows would not let it go.
+            stack.callback(connection.close)
+            if options["once"] and "SHOP_DATABASE" not in os.environ:
                 _use_database(str(folder / "once.sqlite3"))
             call_command("migrate", interactive=False, verbosity=0)
             deal.fill_shelf()
@@ -123,6 +128,7 @@ class Command(BaseCommand):
             payments=provider.url,
             name=deal.ADMIN_NAME,
             password=deal.ADMIN_PASSWORD,
+            page=deal.page_of_partner(shop.url),
             database=f"The shop keeps its data in {connection.settings_dict['NAME']}",
             logs=folder,
         )

@@ -1,0 +1,11 @@
+"""The settings of the tests, with a real database and partners on this machine."""
+
+from __future__ import annotations
+
+from tests.settings import *  # noqa: F403
+from tests.settings import INSTALLED_APPS
+
+AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+# The tables are made from the models, which takes a tenth of the time.
+MIGRATION_MODULES = dict.fromkeys((path.rpartition(".")[2] for path in INSTALLED_APPS), None)
+LOGGING_CONFIG = None

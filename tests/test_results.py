@@ -1,0 +1,810 @@
+"""What is written down of attempts, and what follows from it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from affiliations.callbacks import claims, delivery, outbox, results
+from affiliations.callbacks.results import Sent
+from affiliations.callbacks.transport import Result
+from affiliations.models import Callback, CallbackAttempt, Subscription
+from affiliations.signals import callback_delivered, callback_exhausted, subscription_suspended
+from tests.factories import CallbackFactory, ConversionFactory, SubscriptionFactory
+
+Status = Callback.Status
+Error = CallbackAttempt.Error
+
+OK = Result(duration_ms=7, status_code=200, excerpt="thank you")
+FAILED = Result(duration_ms=7, error=Error.CONNECT, message="refused")
+OURS = Result(duration_ms=0, error=Error.LOST, message="KeyError('x')", is_our_fault=True)
+GONE = Result(duration_ms=7, status_code=410, error=Error.HTTP_STATUS)
+
+
+def claim() -> list[Callback]:
+    return claims.claim(100, per_partner=100, busy={})
+
+
+def sent(callback: Callback, result: Result, started_on: datetime | None = None) -> Sent:
+    return Sent(callback, started_on or timezone.now(), result)
+
+
+def attempt(result: Result) -> Callback:
+    """Claim the one callback, let an attempt at it end so, and return it as it is then."""
+    (callback,) = claim()
+    results.record([sent(callback, result)])
+    callback.refresh_from_db()
+    return callback
+
+
+def lease_ends() -> None:
+    Callback.objects.update(next_attempt_on=timezone.now())
+
+
+@pytest.mark.django_db
+class TestARecordedAttempt:
+    def test_tells_what_happened(self) -> None:
+        callback = CallbackFactory(attempt_count=2)
+        began = timezone.now().replace(microsecond=0)
+        (claimed,) = claim()
+        result = Result(12, 503, Error.HTTP_STATUS, "", "come back later", retry_after="1")
+        results.record([sent(claimed, result, began)])
+        row = callback.attempts.get()
+        assert (row.number, row.manual, row.started_on) == (3, False, began)
+        assert (row.duration_ms, row.status_code, row.error) == (12, 503, "http_status")
+        assert (row.message, row.response_excerpt) == ("", "come back later")
+
+    def test_that_succeeded_ends_the_callback(self) -> None:
+        CallbackFactory()
+        before = timezone.now()
+        callback = attempt(OK)
+        assert (callback.status, callback.lease_token) == (Status.DELIVERED, "")
+        assert callback.delivered_on is not None
+        assert before <= callback.delivered_on <= timezone.now()
+        assert claim() == []
+
+    def test_that_failed_lets_it_wait(self) -> None:
+        CallbackFactory()
+        callback = attempt(FAILED)
+        assert (callback.status, callback.lease_token) == (Status.QUEUED, "")
+        assert callback.delivered_on is None
+        assert callback.next_attempt_on > timezone.now()
+
+    def test_that_failed_is_followed_by_the_next_after_its_end(self, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_RETRY_SCHEDULE = [0, 1000]
+        CallbackFactory()
+        before = timezone.now()
+        due = attempt(FAILED).next_attempt_on
+        assert before + timedelta(seconds=800) <= due <= timezone.now() + timedelta(seconds=1200)
+
+    def test_that_was_the_last_exhausts_it(self, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_RETRY_SCHEDULE = [0, 5, 5]
+        CallbackFactory()
+        ends = []
+        for _ in range(3):
+            lease_ends()
+            ends.append(attempt(FAILED).status)
+        assert ends == [Status.QUEUED, Status.QUEUED, Status.EXHAUSTED]
+        lease_ends()
+        assert claim() == []
+
+    def test_that_was_answered_410_exhausts_it_at_once_and_counts_as_one_failure(self) -> None:
+        CallbackFactory()
+        callback = attempt(GONE)
+        assert (callback.status, callback.attempt_count) == (Status.EXHAUSTED, 1)
+        assert Subscription.objects.get().failure_count == 1
+
+    def test_is_one_of_ten(self) -> None:
+        CallbackFactory()
+        for number in range(1, 11):
+            lease_ends()
+            assert attempt(FAILED).attempt_count == number
+        assert Callback.objects.get().status == Status.EXHAUSTED
+        numbers = CallbackAttempt.objects.order_by("pk").values_list("number", flat=True)
+        assert list(numbers) == list(range(1, 11))
+
+    def test_costs_the_same_number_of_queries_in_a_group_of_successes_of_any_size(self) -> None:
+        counts = []
+        subscription = SubscriptionFactory()
+        for size in (2, 40):
+            for _ in range(size):
+                conversion = ConversionFactory(
+                    visitor__partner=subscription.partner, subscription=subscription
+                )
+                CallbackFactory(conversion=conversion)
+            group = [sent(callback, OK) for callback in claim()]
+            with CaptureQueriesContext(connection) as queries:
+                results.record(group)
+            counts.append(len(queries))
+        assert counts[0] == counts[1] <= 6
+
+    def test_that_failed_costs_one_query_more(self) -> None:
+        counts = []
+        for size in (1, 5):
+            Callback.objects.update(status=Status.DELIVERED)
+            CallbackFactory.create_batch(size, conversion__subscription=SubscriptionFactory())
+            group = [sent(callback, FAILED) for callback in claim()]
+            with CaptureQueriesContext(connection) as queries:
+                results.record(group)
+            counts.append(len(queries))
+        assert counts[1] - counts[0] == 4
+
+
+@pytest.mark.django_db
+class TestTheFence:
+    """A worker slower than its lease comes back when the row is another's."""
+
+    @pytest.fixture
+    def two(self) -> tuple[Callback, Callback]:
+        """Return one callback as the slow worker sees it, and as the one who claimed it next."""
+        CallbackFactory()
+        (slow,) = claim()
+        lease_ends()
+        (other,) = claim()
+        return slow, other
+
+    def test_lets_a_late_failure_change_nothing(self, two: tuple[Callback, Callback]) -> None:
+        slow, other = two
+        results.record([sent(slow, FAILED)])
+        slow.refresh_from_db()
+        assert (slow.status, slow.lease_token) == (Status.QUEUED, other.lease_token)
+        assert slow.next_attempt_on == other.next_attempt_on
+        assert Subscription.objects.get().failure_count == 0
+
+    def test_lets_a_late_410_change_nothing(self, two: tuple[Callback, Callback]) -> None:
+        results.record([sent(two[0], GONE)])
+        assert Callback.objects.get().status == Status.QUEUED
+
+    def test_writes_a_late_attempt_down_all_the_same(self, two: tuple[Callback, Callback]) -> None:
+        results.record([sent(two[1], FAILED)])
+        results.record([sent(two[0], FAILED)])
+        numbers = CallbackAttempt.objects.order_by("pk").values_list("number", flat=True)
+        assert list(numbers) == [2, 1]
+
+    def test_lets_a_late_success_count(self, two: tuple[Callback, Callback]) -> None:
+        slow, other = two
+        results.record([sent(slow, OK)])
+        results.record([sent(other, FAILED)])
+        slow.refresh_from_db()
+        assert (slow.status, slow.lease_token) == (Status.DELIVERED, "")
+
+    @pytest.mark.parametrize("status", [Status.EXHAUSTED, Status.HELD, Status.CANCELLED])
+    def test_lets_a_late_success_count_whatever_was_decided(
+        self, two: tuple[Callback, Callback], status: str
+    ) -> None:
+        Callback.objects.update(status=status)
+        results.record([sent(two[0], OK)])
+        assert Callback.objects.get().status == Status.DELIVERED
+
+    def test_keeps_the_time_of_the_first_of_two_successes(
+        self, two: tuple[Callback, Callback]
+    ) -> None:
+        results.record([sent(two[0], OK)])
+        first = Callback.objects.get().delivered_on
+        results.record([sent(two[1], OK)])
+        assert Callback.objects.get().delivered_on == first
+
+    def test_sorts_out_both_in_one_group(self, two: tuple[Callback, Callback]) -> None:
+        results.record([sent(two[0], FAILED), sent(two[1], OK)])
+        assert Callback.objects.get().status == Status.DELIVERED
+        assert CallbackAttempt.objects.count() == 2
+
+    @pytest.mark.parametrize("status", [Status.HELD, Status.CANCELLED])
+    def test_lets_a_failure_of_what_was_stopped_in_flight_change_nothing(self, status: str) -> None:
+        CallbackFactory()
+        (callback,) = claim()
+        Callback.objects.update(status=status)
+        results.record([sent(callback, FAILED)])
+        callback.refresh_from_db()
+        assert callback.status == status
+        assert callback.attempts.count() == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("result", [OK, FAILED, GONE])
+def test_a_group_that_is_recorded_again_counts_once(result: Result) -> None:
+    """Where the database was lost at the commit, nobody knows whether it had happened."""
+    CallbackFactory()
+    (callback,) = claim()
+    results.record([sent(callback, result)])
+    once = list(Callback.objects.values()), list(Subscription.objects.values())
+    results.record([sent(callback, result)])
+    assert (list(Callback.objects.values()), list(Subscription.objects.values())) == once
+    assert CallbackAttempt.objects.count() == 1
+
+
+@pytest.mark.django_db
+class TestASubscription:
+    """Suspended after 10 failures in a row over at least 72 hours."""
+
+    LONG = results.SUSPEND_AFTER + timedelta(minutes=1)
+
+    @pytest.fixture
+    def callbacks(self, subscription: Subscription) -> list[Callback]:
+        """Make twelve callbacks of the subscription."""
+        return [
+            CallbackFactory(
+                conversion=ConversionFactory(
+                    visitor__partner=subscription.partner, subscription=subscription
+                )
+            )
+            for _ in range(12)
+        ]
+
+    def fail(self, count: int, *, since: timedelta, result: Result = FAILED) -> None:
+        lease_ends()
+        for callback in claim()[:count]:
+            results.record([sent(callback, result, timezone.now() - since)])
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_counts_its_failures_and_since_when(self, subscription: Subscription) -> None:
+        before = timezone.now()
+        self.fail(1, since=timedelta(hours=2))
+        self.fail(2, since=timedelta(0))
+        subscription.refresh_from_db()
+        assert subscription.failure_count == 3
+        assert subscription.failing_since is not None
+        assert before - timedelta(hours=2) <= subscription.failing_since
+        assert subscription.failing_since < timezone.now() - timedelta(hours=1)
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_is_suspended_after_ten_over_72_hours(self, subscription: Subscription) -> None:
+        self.fail(9, since=self.LONG)
+        subscription.refresh_from_db()
+        assert subscription.callbacks_suspended_on is None
+        self.fail(1, since=timedelta(0))
+        subscription.refresh_from_db()
+        assert subscription.callbacks_suspended_on is not None
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_is_not_suspended_sooner_however_often_it_fails(
+        self, subscription: Subscription
+    ) -> None:
+        for _ in range(4):
+            self.fail(12, since=timedelta(hours=71))
+        subscription.refresh_from_db()
+        assert subscription.failure_count == 48
+        assert subscription.callbacks_suspended_on is None
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_begins_anew_after_a_success(self, subscription: Subscription) -> None:
+        self.fail(9, since=self.LONG)
+        self.fail(1, since=timedelta(0), result=OK)
+        self.fail(5, since=timedelta(0))
+        subscription.refresh_from_db()
+        assert subscription.failure_count == 5
+        assert subscription.failing_since is not None
+        assert subscription.failing_since > timezone.now() - timedelta(hours=1)
+        assert subscription.callbacks_suspended_on is None
+
+    @pytest.mark.parametrize(
+        ("group", "failures"), [("fffsff", 2), ("sffff", 4), ("ffffs", 0), ("sf", 1)]
+    )
+    def test_counts_a_group_in_the_order_in_which_it_ended(
+        self, group: str, failures: int, callbacks: list[Callback], subscription: Subscription
+    ) -> None:
+        self.fail(3, since=self.LONG)
+        lease_ends()
+        claimed = reversed(claim())
+        results.record(
+            [sent(one, OK if end == "s" else FAILED) for one, end in zip(claimed, group)]  # noqa: B905
+        )
+        subscription.refresh_from_db()
+        assert subscription.failure_count == failures
+        assert (subscription.failing_since is None) == (failures == 0)
+
+    def test_that_is_suspended_holds_what_waits_and_keeps_it(
+        self, callbacks: list[Callback], subscription: Subscription
+    ) -> None:
+        other = CallbackFactory()
+        self.fail(12, since=self.LONG, result=FAILED)
+        held = set(Callback.objects.filter(status=Status.HELD))
+        assert held == set(callbacks)
+        assert claim() in ([], [other])
+        assert Callback.objects.get(pk=other.pk).status == Status.QUEUED
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_that_is_resumed_sends_what_was_held(self, subscription: Subscription) -> None:
+        self.fail(10, since=self.LONG)
+        assert results.resume(subscription) == 12
+        subscription.refresh_from_db()
+        assert subscription.callbacks_suspended_on is None
+        assert (subscription.failure_count, subscription.failing_since) == (0, None)
+        assert len(claim()) == 12
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_that_is_resumed_leaves_the_others_suspended(self, subscription: Subscription) -> None:
+        Subscription.objects.update(callbacks_suspended_on=timezone.now())
+        other = CallbackFactory(status=Status.HELD)
+        results.resume(subscription)
+        assert Callback.objects.get(pk=other.pk).status == Status.HELD
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_that_is_suspended_holds_its_new_callbacks_too(
+        self, subscription: Subscription
+    ) -> None:
+        self.fail(10, since=self.LONG)
+        CallbackFactory(
+            conversion=ConversionFactory(
+                visitor__partner=subscription.partner, subscription=subscription
+            )
+        )
+        assert claim() == []
+        assert set(Callback.objects.values_list("status", flat=True)) == {Status.HELD}
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_takes_no_notice_of_a_fault_of_ours(self, subscription: Subscription) -> None:
+        """It calls nobody, which takes no time; a connection that is lost has taken some."""
+        self.fail(12, since=self.LONG, result=OURS)
+        subscription.refresh_from_db()
+        assert (subscription.failure_count, subscription.callbacks_suspended_on) == (0, None)
+        assert CallbackAttempt.objects.filter(error="lost").count() == 12
+        self.fail(10, since=self.LONG, result=Result(1, error=Error.LOST))
+        subscription.refresh_from_db()
+        assert subscription.callbacks_suspended_on is not None
+
+    def test_takes_no_notice_of_a_test_callback(self, subscription: Subscription) -> None:
+        Subscription.objects.update(failure_count=9, failing_since=timezone.now() - self.LONG)
+        Callback.objects.create(
+            subscription=subscription,
+            partner=subscription.partner,
+            event=Callback.Event.TEST,
+            url="https://partner.example/cb",
+        )
+        attempt(FAILED)
+        subscription.refresh_from_db()
+        assert subscription.failure_count == 9
+        assert subscription.callbacks_suspended_on is None
+
+
+@pytest.mark.django_db(transaction=True)
+class TestManyCallbacksOfASubscription:
+    """Held and let go a few at a time: a visitor who is being credited for it waits for each."""
+
+    MANY = 8
+
+    @pytest.fixture(autouse=True)
+    def _few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(results, "_CHUNK", 3)
+
+    @pytest.fixture
+    def waiting(self, subscription: Subscription) -> Callback:
+        """Make many callbacks that wait, and return one, whose failure will be the tenth."""
+        for _ in range(self.MANY):
+            conversion = ConversionFactory(
+                visitor__partner=subscription.partner, subscription=subscription
+            )
+            CallbackFactory(conversion=conversion)
+        (callback,) = claims.claim(1, per_partner=1, busy={})
+        Subscription.objects.update(
+            failure_count=9, failing_since=timezone.now() - results.SUSPEND_AFTER
+        )
+        return callback
+
+    @pytest.fixture
+    def suspended(self, waiting: Callback, subscription: Subscription) -> Subscription:
+        """Return the subscription, of which many are held."""
+        results.record([sent(waiting, FAILED)])
+        subscription.refresh_from_db()
+        assert self.stand() == {Status.HELD: self.MANY}
+        return subscription
+
+    def stand(self) -> dict[str, int]:
+        return Counter(Callback.objects.values_list("status", flat=True))
+
+    def test_are_changed_a_few_in_each_transaction(
+        self, waiting: Callback, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touched: list[int] = []
+        read: list[str] = []
+        atomic = transaction.atomic
+        table = connection.ops.quote_name(Callback._meta.db_table)
+
+        @contextmanager
+        def begin(**options: Any) -> Iterator[None]:
+            if not connection.in_atomic_block:  # and none of Django's own inside it
+                touched.append(0)
+            with atomic(**options):
+                yield
+
+        def look(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            done = execute(sql, params, many, context)
+            if sql.startswith(f"UPDATE {table}"):
+                touched[-1] += context["cursor"].rowcount
+            elif sql.startswith("SELECT") and f"FROM {table}" in sql:
+                read.append(sql)
+            return done
+
+        monkeypatch.setattr(results.transaction, "atomic", begin)
+        with connection.execute_wrapper(look):
+            results.record([sent(waiting, FAILED)])
+            assert touched == [1, 3, 3, 2]
+            assert self.stand() == {Status.HELD: self.MANY}
+            touched.clear()
+            assert results.resume(subscription) == self.MANY
+            assert touched == [3, 3, 2]
+        assert self.stand() == {Status.QUEUED: self.MANY}
+        keys = [sql for sql in read if "ORDER BY" in sql]
+        assert len(keys) == 8
+        assert all(sql.endswith("LIMIT 3") for sql in keys)
+
+    def after_the_first(self, work: Callable[[], object]) -> Any:
+        """Do something once, when the first few have been changed and committed."""
+        atomic = transaction.atomic
+        done: list[bool] = []
+
+        @contextmanager
+        def begin(**options: Any) -> Iterator[None]:
+            is_ours = not connection.in_atomic_block
+            before = self.stand()
+            with atomic(**options):
+                yield
+            if is_ours and not done and self.stand() != before:
+                done.append(True)
+                work()
+
+        return begin
+
+    def test_are_not_sent_while_others_are_being_held(
+        self, waiting: Callback, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claimed: list[Callback] = []
+
+        def send() -> None:
+            claimed.extend(claim())
+
+        monkeypatch.setattr(results.transaction, "atomic", self.after_the_first(send))
+        results.record([sent(waiting, FAILED)])
+        assert claimed == []
+        assert self.stand() == {Status.HELD: self.MANY}
+
+    def test_are_not_held_where_their_subscription_is_resumed_meanwhile(
+        self, waiting: Callback, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resumed: list[int] = []
+
+        def resume() -> None:
+            resumed.append(results.resume(subscription))
+
+        monkeypatch.setattr(results.transaction, "atomic", self.after_the_first(resume))
+        results.record([sent(waiting, FAILED)])
+        assert resumed == [3]
+        assert self.stand() == {Status.QUEUED: self.MANY}
+
+    def test_stay_held_where_their_subscription_is_suspended_again(
+        self, suspended: Subscription, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def suspend() -> None:
+            Subscription.objects.update(callbacks_suspended_on=timezone.now())
+
+        monkeypatch.setattr(results.transaction, "atomic", self.after_the_first(suspend))
+        assert results.resume(suspended) == 3
+        assert self.stand() == {Status.HELD: self.MANY - 3, Status.QUEUED: 3}
+        results.let_go_forgotten()
+        assert self.stand() == {Status.HELD: self.MANY - 3, Status.QUEUED: 3}
+
+    @pytest.fixture
+    def broken_off(self, suspended: Subscription, monkeypatch: pytest.MonkeyPatch) -> Subscription:
+        """Return the subscription; whoever resumed it was killed when a few had been let go."""
+
+        def die() -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results.transaction, "atomic", self.after_the_first(die))
+            with pytest.raises(KeyboardInterrupt):
+                results.resume(suspended)
+        assert self.stand() == {Status.HELD: self.MANY - 3, Status.QUEUED: 3}
+        return suspended
+
+    def test_are_let_go_by_who_resumes_again(self, broken_off: Subscription) -> None:
+        assert results.resume(broken_off) == self.MANY - 3
+        assert self.stand() == {Status.QUEUED: self.MANY}
+
+    @pytest.mark.usefixtures("broken_off")
+    def test_are_let_go_by_a_sweep(self) -> None:
+        other = CallbackFactory(status=Status.HELD)
+        suspended = Subscription.objects.filter(pk=other.subscription_id)
+        suspended.update(callbacks_suspended_on=timezone.now())
+        results.let_go_forgotten()
+        assert self.stand() == {Status.QUEUED: self.MANY, Status.HELD: 1}
+
+    @pytest.mark.usefixtures("broken_off")
+    def test_are_let_go_and_sent_by_whoever_sweeps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(delivery.transport, "send", lambda *args: OK)
+        assert delivery.Courier().run().delivered == self.MANY
+
+    def test_are_looked_for_once_a_minute(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        looks: list[float] = []
+        clock = [0.0]
+        monkeypatch.setattr(delivery.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(results, "let_go_forgotten", lambda: looks.append(clock[0]))
+        courier, moments = delivery.Courier(), iter((1.0, 59.0, 61.0, 62.0, 121.0))
+
+        def rest() -> None:
+            clock[0] = next(moments, clock[0])
+            if clock[0] == 121.0 and looks[-1] == 121.0:
+                courier.stop()
+
+        courier.run(rest=rest)
+        assert looks == [0.0, 61.0, 121.0]
+
+    @pytest.mark.usefixtures("broken_off")
+    def test_are_left_for_the_next_sweep_where_the_database_is_down(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(*args: Any) -> Any:
+            raise DatabaseError("the database is down")
+
+        with connection.execute_wrapper(refuse):
+            results.let_go_forgotten()
+        assert "the database is down" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTwoAtOnce:
+    """Each in a transaction of its own, in the moment in which they could wait for each other."""
+
+    CALLBACK, SUBSCRIPTION = (
+        f"UPDATE {connection.ops.quote_name(model._meta.db_table)}"
+        for model in (Callback, Subscription)
+    )
+    ATTEMPT = "INSERT"
+
+    def together(self, *jobs: tuple[str, Callable[[], Any]]) -> list[Any]:
+        """
+        Do all jobs at once.
+
+        Each comes with the beginning of a statement, behind which it waits until the others have
+        come as far, or for a moment where they are kept from it.
+        """
+        behind = threading.Barrier(len(jobs))
+
+        def do(job: tuple[str, Callable[[], Any]]) -> Any:
+            statement, work = job
+
+            def wait(execute: Any, sql: str, *arguments: Any) -> Any:
+                done = execute(sql, *arguments)
+                if sql.startswith(statement):
+                    with suppress(threading.BrokenBarrierError):
+                        behind.wait(0.5)
+                return done
+
+            try:
+                with connection.execute_wrapper(wait):
+                    return work()
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            return list(pool.map(do, jobs))
+
+    def failing(self, subscription: Subscription, *, suspended: bool = False) -> None:
+        """Let the subscription be one failure from its suspension, or past it."""
+        now = timezone.now()
+        Subscription.objects.filter(pk=subscription.pk).update(
+            failure_count=10 if suspended else 9,
+            failing_since=now - results.SUSPEND_AFTER,
+            callbacks_suspended_on=now if suspended else None,
+        )
+
+    def claimed(self, *subscriptions: Subscription) -> list[Callback]:
+        """Claim a new callback of each subscription."""
+        for subscription in subscriptions:
+            CallbackFactory(
+                conversion=ConversionFactory(
+                    visitor__partner=subscription.partner, subscription=subscription
+                )
+            )
+        return sorted(claim(), key=lambda callback: callback.pk)
+
+    def test_a_subscription_is_resumed_while_a_success_of_it_is_recorded(
+        self, subscription: Subscription
+    ) -> None:
+        late, held = self.claimed(subscription, subscription)
+        self.failing(subscription, suspended=True)
+        Callback.objects.update(status=Status.HELD)
+        self.together(
+            (self.SUBSCRIPTION, lambda: results.resume(subscription)),
+            (self.CALLBACK, lambda: results.record([sent(late, OK)])),
+        )
+        late.refresh_from_db()
+        held.refresh_from_db()
+        assert (late.status, held.status) == (Status.DELIVERED, Status.QUEUED)
+
+    def test_two_record_the_failure_that_suspends_a_subscription(
+        self, subscription: Subscription
+    ) -> None:
+        first, second = self.claimed(subscription, subscription)
+        self.failing(subscription)
+        self.together(
+            (self.CALLBACK, lambda: results.record([sent(first, FAILED)])),
+            (self.CALLBACK, lambda: results.record([sent(second, FAILED)])),
+        )
+        subscription.refresh_from_db()
+        # The other's was held by then.
+        assert subscription.failure_count == 10
+        assert set(Callback.objects.values_list("status", flat=True)) == {Status.HELD}
+
+    def test_two_record_of_two_subscriptions_what_the_other_does_not(
+        self, subscription: Subscription
+    ) -> None:
+        other = SubscriptionFactory()
+        Subscription.objects.update(failure_count=3, failing_since=timezone.now())
+        one, two, three, four = self.claimed(subscription, other, subscription, other)
+        self.together(
+            (self.SUBSCRIPTION, lambda: results.record([sent(one, FAILED), sent(two, OK)])),
+            (self.SUBSCRIPTION, lambda: results.record([sent(three, OK), sent(four, FAILED)])),
+        )
+        # Who comes last has the last word.
+        counts = sorted(Subscription.objects.values_list("failure_count", flat=True))
+        assert counts == [0, 1]
+
+    def test_a_callback_is_held_while_a_late_success_of_it_is_recorded(
+        self, subscription: Subscription
+    ) -> None:
+        (slow,) = self.claimed(subscription)
+        lease_ends()
+        self.failing(subscription, suspended=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(results, "set_aside", list)
+            (again,) = claim()
+        self.together(
+            (self.SUBSCRIPTION, lambda: results.set_aside([again])),
+            (self.CALLBACK, lambda: results.record([sent(slow, OK)])),
+        )
+        slow.refresh_from_db()
+        assert slow.status == Status.DELIVERED
+
+    def test_a_callback_is_sent_again_while_a_failure_of_its_subscription_is_recorded(
+        self, subscription: Subscription
+    ) -> None:
+        (callback,) = self.claimed(subscription)
+        lease_ends()
+        self.together(
+            (self.SUBSCRIPTION, lambda: results.record([sent(callback, FAILED)])),
+            (self.CALLBACK, transaction.atomic(lambda: outbox.resend(callback))),
+        )
+        assert Callback.objects.get().resend_count == 1
+        assert Subscription.objects.get().failure_count == 1
+
+    def test_two_have_delivered_the_same_callback(self, subscription: Subscription) -> None:
+        (slow,) = self.claimed(subscription)
+        lease_ends()
+        (again,) = claim()
+        self.together(
+            (self.ATTEMPT, lambda: results.record([sent(slow, OK)])),
+            (self.ATTEMPT, lambda: results.record([sent(again, OK)])),
+        )
+        assert CallbackAttempt.objects.count() == 2
+
+
+@pytest.mark.django_db
+def test_what_a_deactivated_partner_has_earned_is_still_told() -> None:
+    CallbackFactory()
+    callback = Callback.objects.get()
+    callback.partner.active = False
+    callback.partner.save()
+    assert attempt(OK).status == Status.DELIVERED
+
+
+@pytest.mark.django_db
+def test_what_was_cancelled_is_not_told() -> None:
+    CallbackFactory(status=Status.CANCELLED)
+    assert claim() == []
+
+
+class TestASignal:
+    @pytest.fixture
+    def heard(self) -> Any:
+        """Return what was heard, and whether a transaction was still open."""
+        heard: list[tuple[Any, Any, bool]] = []
+
+        def hear(signal: Any, sender: Any, **what: Any) -> None:
+            names = {
+                callback_delivered: "delivered",
+                callback_exhausted: "exhausted",
+                subscription_suspended: "suspended",
+            }
+            what = what.get("callback") or what["subscription"]
+            heard.append((names[signal], what, connection.in_atomic_block))
+            raise RuntimeError("a receiver of the host's that breaks")
+
+        signals = (callback_delivered, callback_exhausted, subscription_suspended)
+        for signal in signals:
+            signal.connect(hear)
+        yield heard
+        for signal in signals:
+            signal.disconnect(hear)
+
+    def test_tells_of_a_delivery_after_the_commit(
+        self, heard: list[Any], transactional_db: None
+    ) -> None:
+        callback = CallbackFactory()
+        attempt(OK)
+        assert heard == [("delivered", callback, False)]
+
+    def test_tells_of_a_callback_that_failed_for_good_after_the_commit(
+        self, heard: list[Any], transactional_db: None
+    ) -> None:
+        callback = CallbackFactory()
+        attempt(GONE)
+        assert heard == [("exhausted", callback, False)]
+
+    def test_tells_of_one_that_has_killed_its_workers(
+        self, heard: list[Any], transactional_db: None
+    ) -> None:
+        callback = CallbackFactory(attempt_count=10)
+        assert claim() == []
+        assert heard == [("exhausted", callback, False)]
+
+    @pytest.mark.parametrize("end", ["delivered", "delivered late", "exhausted", "killed"])
+    def test_hands_over_the_row_as_it_is(self, end: str, transactional_db: None) -> None:
+        """Field by field; a receiver who saves it changes nothing."""
+        CallbackFactory(attempt_count=10 if end == "killed" else 0, is_manual=True)
+        seen: list[tuple[Any, Any]] = []
+
+        def hear(callback: Callback, **kwargs: Any) -> None:
+            [stored] = Callback.objects.values()
+            shown = {name: getattr(callback, name) for name in stored}
+            callback.save()
+            assert Callback.objects.values().get() == stored
+            seen.append((shown, stored))
+
+        signals = (callback_delivered, callback_exhausted)
+        for signal in signals:
+            signal.connect(hear)
+        try:
+            claimed = claim()
+            if end == "delivered late":
+                lease_ends()
+                claim()
+            for callback in claimed:
+                results.record([sent(callback, GONE if end == "exhausted" else OK)])
+        finally:
+            for signal in signals:
+                signal.disconnect(hear)
+        [(shown, stored)] = seen
+        assert shown == stored
+        assert shown["status"] == ("delivered" if "delivered" in end else "exhausted")
+        assert (shown["is_manual"], shown["lease_token"]) == (False, "")
+
+    def test_tells_once_of_a_suspended_subscription_after_the_commit(
+        self, heard: list[Any], transactional_db: None
+    ) -> None:
+        CallbackFactory.create_batch(2)
+        Subscription.objects.update(
+            failure_count=9, failing_since=timezone.now() - timedelta(hours=73)
+        )
+        first, second = claim()
+        results.record([sent(first, FAILED), sent(second, FAILED)])
+        results.record([sent(first, FAILED)])
+        assert sorted(heard, key=lambda one: one[1].pk) == [
+            ("suspended", row, False) for row in Subscription.objects.order_by("pk")
+        ]
+        assert all(row.callbacks_suspended_on for _, row, _ in heard)
+
+    @pytest.mark.django_db
+    def test_is_not_sent_of_what_was_rolled_back(
+        self, heard: list[Any], django_capture_on_commit_callbacks: Callable[..., Any]
+    ) -> None:
+        CallbackFactory()
+        attempt(OK)
+        assert heard == []
+
+    def test_of_a_failure_that_is_retried_does_not_exist(
+        self, heard: list[Any], transactional_db: None
+    ) -> None:
+        CallbackFactory()
+        attempt(FAILED)
+        assert heard == []
