@@ -137,8 +137,6 @@ def resend(callback: Callback) -> bool:
     ``False`` where it is held, cancelled, blanked, being sent at this moment, or a test callback,
     of which another can be made; and where callbacks of its subscription are suspended.
     """
-    if _is_suspended(callback):
-        return False
     now = timezone.now()
     is_asked_for = Q(has_status(Status.QUEUED, Status.DELIVERED, Status.EXHAUSTED))
     is_test = Q(has_status(Status.CANCELLED), reason=wording.IS_TEST)
@@ -146,16 +144,21 @@ def resend(callback: Callback) -> bool:
         is_asked_for | is_test, ~BLANKED, pk=callback.pk
     )
     steps = len(settings.callback_retry_schedule)
-    changed = again.update(
-        status=Status.QUEUED,
-        reason="",
-        next_attempt_on=now,
-        is_manual=True,
-        # One more than there were, also where the schedule was longer then.
-        resend_count=Greatest(F("resend_count") + 1 + steps, F("attempt_count") + 1) - steps,
-    )
-    if changed:
-        _hand_over_after_commit([callback.pk])
+    written = router.db_for_write(Callback)
+    with transaction.atomic(using=written):
+        changed = again.update(
+            status=Status.QUEUED,
+            reason="",
+            next_attempt_on=now,
+            is_manual=True,
+            # One more than there were, also where the schedule was longer then.
+            resend_count=Greatest(F("resend_count") + 1 + steps, F("attempt_count") + 1) - steps,
+        )
+        if changed and _is_suspended(callback):
+            transaction.set_rollback(True, using=written)
+            return False
+        if changed:
+            _hand_over_after_commit([callback.pk])
     return bool(changed)
 
 
@@ -168,12 +171,12 @@ def resend_anew(callback: Callback) -> Callback | None:
     """
     if callback.conversion is None:
         raise ValueError("a test callback cannot be sent again, only made anew")
-    if _is_suspended(callback):
-        return None
     with transaction.atomic(using=router.db_for_write(Callback)):
         # Written, which locks it on every database, so that two who ask at once come one after the
         # other. On SQLite a transaction that reads before it writes would fail.
         Conversion.objects.filter(pk=callback.conversion.pk).update(trigger=F("trigger"))
+        if _is_suspended(callback):
+            return None
         callback.conversion.refresh_from_db(
             using=router.db_for_write(Callback), fields=["status", "decided_on"]
         )
@@ -195,8 +198,9 @@ def _is_suspended(callback: Callback) -> bool:
     Tell whether its subscription's callbacks are.
 
     Asked by itself: a change that asks would hold the callback and want the subscription, and who
-    records a failure wants them the other way round. What is suspended after that is held by
-    whoever claims it.
+    records a failure wants them the other way round. Asked after the change: on SQLite a
+    transaction that reads before it writes fails where another has written in between. What is
+    suspended after that is held by whoever claims it.
     """
     theirs = Subscription.objects.using(router.db_for_write(Callback))
     return theirs.filter(pk=callback.subscription_id).exclude(callbacks_suspended_on=None).exists()
