@@ -91,7 +91,8 @@ def bars(
     for child in _draw(texts, series, currency):
         _keep(child, drawn)
     # What ElementTree writes is escaped; see above for what is kept.
-    return mark_safe(ElementTree.tostring(drawn, encoding="unicode"))  # noqa: S308
+    # What ElementTree writes is escaped; see above for what is kept.
+    return mark_safe(ElementTree.tostring(drawn, encoding="unicode"))  # noqa: S308 -- escaped
 
 
 def over_time(step: Step, found: Report) -> list[tuple[str, SafeString]]:

@@ -25,7 +25,7 @@ from affiliations.exceptions import NotCounted, Reason
 from affiliations.models import Conversion, Subscription, UncountedTrigger, Visitor
 from affiliations.models.conversion import reference_key
 from affiliations.models.visitor import SUB_IDS
-from affiliations.signals import conversion_recorded, trigger_not_counted
+from affiliations.signals import announce, conversion_recorded, trigger_not_counted
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -129,10 +129,7 @@ def record(
                 outbox.tell(conversion, subscriptions, Event.CONVERSION)
                 if conversion.status == Status.APPROVED:
                     outbox.tell(conversion, subscriptions, Event.APPROVAL)
-                transaction.on_commit(
-                    lambda: conversion_recorded.send_robust(Conversion, conversion=conversion),
-                    using=database(),
-                )
+                announce(conversion_recorded, using=database(), conversion=conversion)
     except IntegrityError:
         if _is_counted(conversion):
             raise NotCounted(Reason.ALREADY_COUNTED, visitor, reference) from None

@@ -23,7 +23,7 @@ from affiliations.exceptions import NotCounted, Reason
 from affiliations.models import Conversion, Partner
 from affiliations.models.conversion import reference_key
 from affiliations.models.status import has_status
-from affiliations.signals import conversion_decided
+from affiliations.signals import announce, conversion_decided
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -78,10 +78,7 @@ def decide(
             setattr(conversion, name, value)
         corrections.follow(conversion)
         outbox.tell_decision(conversion)
-        transaction.on_commit(
-            lambda: conversion_decided.send_robust(Conversion, conversion=conversion),
-            using=database(),
-        )
+        announce(conversion_decided, using=database(), conversion=conversion)
     return True
 
 

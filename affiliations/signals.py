@@ -7,6 +7,8 @@ hears of something that was rolled back. What must be in the transaction does no
 
 from __future__ import annotations
 
+from django.db import transaction
+from django.db.models import Model
 from django.dispatch import Signal
 
 #: A partner's link was followed and counted. Sent by ``Visitor`` with ``visitor`` and ``request``.
@@ -35,3 +37,13 @@ callback_exhausted = Signal()
 #: A subscription's callbacks failed so long that they are held now. Sent by ``Subscription`` with
 #: ``subscription``.
 subscription_suspended = Signal()
+
+
+def announce(signal: Signal, *, using: str, **what: Model) -> None:
+    """
+    Send a signal once the transaction on the database ``using`` is committed.
+
+    ``what`` is the one argument that receivers get beside its class, which is the sender.
+    """
+    (instance,) = what.values()
+    transaction.on_commit(lambda: signal.send_robust(type(instance), **what), using=using)

@@ -13,7 +13,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from affiliations.callbacks import claims, results
+from affiliations.callbacks import claims, results, suspension
 from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
 from tests.factories import CallbackFactory, PartnerFactory, SubscriptionFactory
 
@@ -205,7 +205,7 @@ class TestWhatIsClaimedAndNotSent:
         set_aside = results.set_aside
 
         def resumed_meanwhile(claimed: Any) -> Any:
-            results.resume(subscription)
+            suspension.resume(subscription)
             return set_aside(claimed)
 
         monkeypatch.setattr(results, "set_aside", resumed_meanwhile)

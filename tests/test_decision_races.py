@@ -14,8 +14,8 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from affiliations import decisions
-from affiliations.callbacks import claims, outbox, results, retention
-from affiliations.callbacks.results import Sent
+from affiliations.callbacks import claims, outbox, results, retention, suspension
+from affiliations.callbacks.attempts import Sent
 from affiliations.callbacks.transport import Result
 from affiliations.models import (
     Callback,
@@ -210,11 +210,11 @@ def test_a_decision_beside_who_sends_tells_each_event_once(kept: Any) -> None:
             assert not waiting.filter(event="rejection").exists()
 
 
-@pytest.mark.parametrize("chunk", [results._CHUNK, 2])
+@pytest.mark.parametrize("chunk", [suspension._CHUNK, 2])
 def test_resume_against_suspend_leaves_nothing_held_for_nobody(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "_CHUNK", chunk)
+    monkeypatch.setattr(suspension, "_CHUNK", chunk)
     found = counted(MANY)
     subscription = Subscription.objects.get()
     claimed = claims.claim(MANY, per_partner=MANY, busy={})
@@ -225,7 +225,7 @@ def test_resume_against_suspend_leaves_nothing_held_for_nobody(
         return lambda: results.record([Sent(callback, timezone.now(), NO)])
 
     def resuming() -> int:
-        return results.resume(subscription)
+        return suspension.resume(subscription)
 
     def rejecting(conversion: Conversion) -> Job:
         return lambda: decisions.decide(conversion, Status.REJECTED)
@@ -241,7 +241,7 @@ def test_resume_against_suspend_leaves_nothing_held_for_nobody(
     held = Callback.objects.filter(status="held")
     if subscription.callbacks_suspended_on is None:
         assert not held.exists()
-    results.resume(subscription)
+    suspension.resume(subscription)
     assert not held.exists()
     assert Callback.objects.filter(event="conversion", status="cancelled").count() == 4
     assert Callback.objects.filter(event="conversion", status="queued").count() == MANY - 4

@@ -23,8 +23,8 @@ from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
 from affiliations import context, decisions
-from affiliations.callbacks import claims, outbox, results, retention, wording
-from affiliations.callbacks.results import Sent
+from affiliations.callbacks import claims, outbox, results, retention, suspension, wording
+from affiliations.callbacks.attempts import Sent
 from affiliations.callbacks.transport import Result
 from affiliations.exceptions import NotCounted, Reason
 from affiliations.models import (
@@ -313,7 +313,7 @@ class TestARejectionOf:
         assert claim() == []
         assert told() == [("conversion", HELD)]
         decide(conversion, REJECTED)
-        assert results.resume(subscription) == 0
+        assert suspension.resume(subscription) == 0
         assert told() == [("conversion", CANCELLED)]
         assert claim() == []
 
@@ -882,7 +882,7 @@ def test_what_is_decided_is_found_by_its_key_alone() -> None:
         decide(conversion, REJECTED, APPROVED, REJECTED, PENDING, APPROVED)
         outbox.resend(conversion.callbacks.earliest("pk"))
         conversion.callbacks.filter(pk=conversion.callbacks.latest("pk").pk).update(status="held")
-        results.resume(conversion.subscription)
+        suspension.resume(conversion.subscription)
         decisions.stop_for_fraud(conversion.partner, reason="Own orders")
     with connection.cursor() as cursor:
         for sql in [query["sql"] for query in queries if query["sql"].startswith("UPDATE")]:
@@ -1064,7 +1064,7 @@ class TestAPartnerWhoIsStopped:
         Subscription.objects.update(callbacks_suspended_on=timezone.now())
         claim()
         decisions.stop_for_fraud(conversion.partner, reason="Own orders")
-        assert results.resume(conversion.subscription) == 0
+        assert suspension.resume(conversion.subscription) == 0
         assert told() == [("conversion", CANCELLED)]
 
     def test_hears_of_what_is_on_its_way_if_they_take_it(self) -> None:

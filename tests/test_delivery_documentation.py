@@ -12,7 +12,7 @@ from django.core.management import load_command_class
 from django.utils.module_loading import import_string
 
 from affiliations import signals
-from affiliations.callbacks import delivery, dispatchers, results, retention, retries, transport
+from affiliations.callbacks import delivery, dispatchers, retention, retries, suspension, transport
 from affiliations.conf import Settings
 from affiliations.models import Subscription
 from tests.test_documentation import DOCS, README, blocks
@@ -66,7 +66,7 @@ def test_every_dispatcher_is_explained() -> None:
 
 def test_the_numbers_of_the_pages_are_those_of_the_code() -> None:
     hours = timedelta(hours=1)
-    assert (results.SUSPEND_AFTER_FAILURES, results.SUSPEND_AFTER / hours) == (10, 72)
+    assert (suspension.SUSPEND_AFTER_FAILURES, suspension.SUSPEND_AFTER / hours) == (10, 72)
     assert retries.LONGEST_RETRY_AFTER / hours == 24
     assert (delivery.CONCURRENCY, delivery.PER_PARTNER) == (16, 4)
     assert (retention.DAYS, retention.BATCH) == (90, 1000)

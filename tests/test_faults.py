@@ -24,9 +24,9 @@ from django.utils import timezone
 from django.utils.http import http_date
 
 from affiliations import decisions
-from affiliations.callbacks import claims, delivery, outbox, results, transport
+from affiliations.callbacks import claims, delivery, outbox, results, suspension, transport
+from affiliations.callbacks.attempts import Sent
 from affiliations.callbacks.delivery import CONCURRENCY, Courier
-from affiliations.callbacks.results import Sent
 from affiliations.models import Callback, CallbackAttempt, Conversion, Subscription
 from affiliations.triggers import complete_trigger
 from tests.factories import (
@@ -464,7 +464,7 @@ class TestASubscriptionThatIsSuspended:
             assert set(Callback.objects.values_list("status", flat=True)) == {Status.HELD}
             partner.answer = sending(OK)
             assert Courier().run().delivered == 0
-            results.resume(subscription)
+            suspension.resume(subscription)
             assert Courier().run().delivered == 3
 
 

@@ -10,8 +10,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from affiliations.callbacks import claims, results
+from affiliations.callbacks.attempts import Sent
 from affiliations.callbacks.health import Health, health
-from affiliations.callbacks.results import Sent
 from affiliations.callbacks.transport import Result
 from affiliations.models import Callback, CallbackAttempt
 from tests.factories import CallbackFactory, SubscriptionFactory

@@ -37,7 +37,7 @@ from hypothesis.stateful import (
 
 from affiliations import decisions, privacy
 from affiliations.callbacks import claims, results
-from affiliations.callbacks.results import Sent
+from affiliations.callbacks.attempts import Sent
 from affiliations.callbacks.transport import Result
 from affiliations.models import (
     Callback,

@@ -30,6 +30,9 @@ from tests.gallery import furnish, pages
 from tests.test_admin import partner_form, shown, subscribed, url
 from tests.test_admin_conversions import choose
 
+# No database puts it in other words.
+pytestmark = pytest.mark.only_on("sqlite")
+
 APP = Path(__file__).parent.parent / "affiliations"
 LANGUAGES = sorted(path.name for path in (APP / "locale").iterdir())
 

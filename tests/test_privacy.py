@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from affiliations import decisions, privacy
-from affiliations.callbacks import outbox, results, wording
+from affiliations.callbacks import outbox, suspension, wording
 from affiliations.callbacks.claims import claim
 from affiliations.callbacks.delivery import deliver
 from affiliations.exceptions import Reason
@@ -194,7 +194,7 @@ class TestACallbackThatWaits:
                 ConversionFactory(user=user), status=status, delivered_on=None, url=partner.url
             )
             assert privacy.blank(user) == Traces(0, 1)
-            results.resume(callback.subscription)
+            suspension.resume(callback.subscription)
             assert not outbox.resend(callback)
             deliver([callback.pk])
         assert partner.requests == []

@@ -116,7 +116,7 @@ class PreviewMixin(_Fields):
         """Put the preview before the Admin's own addresses."""
         view = self.admin_site.admin_view(self.preview_view)
         name = "affiliations_subscription_preview"
-        return [path("preview/", view, name=name), *super().get_urls()]  # type: ignore[misc]
+        return [path("preview/", view, name=name), *super().get_urls()]  # type: ignore[misc] # a mixin
 
     def preview_view(self, request: HttpRequest) -> JsonResponse:
         """Say what a URL becomes, or what is wrong with it."""

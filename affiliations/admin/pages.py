@@ -41,7 +41,7 @@ def row_page(description: Any, permission: str = "change") -> Callable[[_Page], 
     """
 
     def marked(page: _Page) -> _Page:
-        page.description, page.permission = description, permission  # type: ignore[attr-defined]
+        page.description, page.permission = description, permission  # type: ignore[attr-defined] # ours
         return page
 
     return marked
@@ -137,9 +137,8 @@ class RowPagesMixin(admin.ModelAdmin):
                 raise PermissionDenied
             if row is None:
                 # To the front page, with a message, as from the Admin's own pages.
-                home: HttpResponse = self._get_obj_does_not_exist_redirect(  # type: ignore[attr-defined]
-                    request, self.opts, object_id
-                )
+                gone = self._get_obj_does_not_exist_redirect  # type: ignore[attr-defined] # private
+                home: HttpResponse = gone(request, self.opts, object_id)
                 return home
             response: HttpResponse = getattr(self, name)(request, row)
             return response

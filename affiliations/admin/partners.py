@@ -20,7 +20,12 @@ from affiliations.admin.lists import ListAdmin, short
 from affiliations.admin.page_links import PageLinkPage
 from affiliations.admin.pages import may_view, row_url
 from affiliations.admin.settlements import SettlePage
-from affiliations.admin.subscriptions import SubscriptionInline, latest_callbacks, suspension, warn
+from affiliations.admin.subscriptions import (
+    SubscriptionInline,
+    latest_callbacks,
+    warn,
+    why_suspended,
+)
 from affiliations.amounts import by_currency
 from affiliations.callbacks.health import health
 from affiliations.exceptions import Reason
@@ -185,7 +190,7 @@ class PartnerAdmin(DealPages, PageLinkPage, SettlePage, CreditPage, ListAdmin):
             "days": [(day, figures.named(of_day)) for (day, _none), of_day in numbers.rows.items()],
             "health": health(partner=row),
             "latest": latest_callbacks(request, row.callbacks.all()),
-            "suspended": [suspension(request, one) for one in suspended],
+            "suspended": [why_suspended(request, one) for one in suspended],
             "uncounted_clicks": [
                 (labels.get(reason, reason), count)
                 for reason, count in reports.uncounted(recent, row)

@@ -99,7 +99,7 @@ class QuestionForm(forms.Form):
         super().__init__(data, auto_id="aff-%s", label_suffix="")
         #: The name of the period, where it is not one of days that were typed.
         self.preset = data.get("period")
-        self.fields["trigger"].choices = [  # type: ignore[attr-defined]
+        self.fields["trigger"].choices = [  # type: ignore[attr-defined] # a select
             ("", _("all")),
             *((name, Truncator(name).chars(60)) for name in _triggers()),
         ]

@@ -163,7 +163,7 @@ class SubscriptionAdmin(PreviewMixin, CallbackURLFields, RowPagesMixin, ListAdmi
     def get_panels(self, request: HttpRequest, row: Subscription) -> dict[str, Any]:
         """Show why callbacks are suspended, and the last ones."""
         return {
-            "suspended": [suspension(request, row)] if row.callbacks_suspended_on else [],
+            "suspended": [why_suspended(request, row)] if row.callbacks_suspended_on else [],
             "latest": latest_callbacks(request, row.callbacks.all()),
         }
 
@@ -222,9 +222,9 @@ class SubscriptionAdmin(PreviewMixin, CallbackURLFields, RowPagesMixin, ListAdmi
     def resume(self, request: HttpRequest, subscription: Subscription) -> HttpResponse:
         """Let what is held go out again."""
         if request.method == "POST":
-            from affiliations.callbacks import results
+            from affiliations.callbacks import suspension
 
-            count = results.resume(subscription)
+            count = suspension.resume(subscription)
             text = ngettext(
                 "Callbacks are resumed. %(count)s was held, and goes out now.",
                 "Callbacks are resumed. %(count)s were held, and go out now.",
@@ -232,11 +232,11 @@ class SubscriptionAdmin(PreviewMixin, CallbackURLFields, RowPagesMixin, ListAdmi
             )
             return self.done(request, subscription, text % {"count": count})
         return self.row_response(
-            request, subscription, "resume", {"suspended": [suspension(request, subscription)]}
+            request, subscription, "resume", {"suspended": [why_suspended(request, subscription)]}
         )
 
 
-def suspension(request: HttpRequest, subscription: Subscription) -> dict[str, Any]:
+def why_suspended(request: HttpRequest, subscription: Subscription) -> dict[str, Any]:
     """Return why callbacks of a subscription are suspended, and what is held."""
     may_resume = request.user.has_perm("affiliations.change_subscription")
     held = subscription.callbacks.filter(status=Callback.Status.HELD)

@@ -14,7 +14,7 @@ from affiliations.callbacks import delivery
 try:
     from django.tasks import task
 except ImportError:  # Django 5.2
-    from django_tasks import task  # type: ignore[no-redef]
+    from django_tasks import task  # type: ignore[no-redef] # the same
 
 
 @task

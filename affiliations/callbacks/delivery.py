@@ -30,8 +30,8 @@ from django.db import (
 )
 from django.utils import timezone
 
-from affiliations.callbacks import claims, results, signature, transport
-from affiliations.callbacks.results import Sent
+from affiliations.callbacks import claims, results, signature, suspension, transport
+from affiliations.callbacks.attempts import Sent
 from affiliations.conf import settings
 from affiliations.models import Callback
 
@@ -227,7 +227,7 @@ class Courier:
         """Let go, now and then, what is held for nothing."""
         if time.monotonic() - self._looked_on >= _LOOK_SECONDS:
             self._looked_on = time.monotonic()
-            results.let_go_forgotten()
+            suspension.let_go_forgotten()
 
     def _release(self, queue: SimpleQueue[Callback | None]) -> None:
         """Give back what is claimed and not in flight: it would have to wait for the lease."""

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from affiliations import placeholders
 from affiliations.callbacks import signature, transport
-from affiliations.callbacks.results import Sent
+from affiliations.callbacks.attempts import Sent
 from affiliations.models import Callback, CallbackAttempt, Subscription
 
 #: One of each kind, none of which can be taken for a real one.

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from affiliations.models.conversion import Conversion
 from affiliations.models.partner import Partner
+from affiliations.models.status import has_status
 from affiliations.models.subscription import Subscription
 
 
@@ -36,6 +37,12 @@ class CallbackQuerySet(models.QuerySet["Callback"]):
     def queued(self) -> CallbackQuerySet:
         """Keep those that are waiting for their next attempt, now or later."""
         return self.filter(status=Callback.Status.QUEUED)
+
+    def as_claimed(self, callback: Callback) -> CallbackQuerySet:
+        """Keep that one's row, as long as it waits and its lease has not passed to another."""
+        return self.filter(
+            has_status(Callback.Status.QUEUED), pk=callback.pk, lease_token=callback.lease_token
+        )
 
 
 class Callback(models.Model):

@@ -76,8 +76,8 @@ class Conversion(models.Model):
         help_text=_("This site’s own id of what was done, such as an order number."),
     )
     dedupe_key = models.CharField(_("dedupe key"), max_length=80)
-    # NULL where there is no reference, since many have none. noqa: an empty text would be a value.
-    reference_key = models.CharField(  # noqa: DJ001
+    # NULL where there is no reference, since many have none: an empty text would be a value.
+    reference_key = models.CharField(  # noqa: DJ001 -- see above
         _("reference key"), max_length=64, null=True, editable=False
     )
     amount = models.DecimalField(
