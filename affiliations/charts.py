@@ -91,7 +91,6 @@ def bars(
     for child in _draw(texts, series, currency):
         _keep(child, drawn)
     # What ElementTree writes is escaped; see above for what is kept.
-    # What ElementTree writes is escaped; see above for what is kept.
     return mark_safe(ElementTree.tostring(drawn, encoding="unicode"))  # noqa: S308 -- escaped
 
 

@@ -2,7 +2,7 @@
 The settings of the app, read from the host's settings whenever they are asked for.
 
 Nothing is kept, so ``override_settings`` works, and nothing is checked here: what is written
-wrongly is told by ``affiliations.checks`` and, for triggers, by ``affiliations.triggers``.
+wrongly is told by ``affiliations.checks`` and, for triggers, by ``affiliations.wiring``.
 """
 
 from __future__ import annotations

@@ -46,4 +46,5 @@ def announce(signal: Signal, *, using: str, **what: Model) -> None:
     ``what`` is the one argument that receivers get beside its class, which is the sender.
     """
     (instance,) = what.values()
-    transaction.on_commit(lambda: signal.send_robust(type(instance), **what), using=using)
+    sender = instance._meta.concrete_model  # also where the host has a proxy of it
+    transaction.on_commit(lambda: signal.send_robust(sender, **what), using=using)

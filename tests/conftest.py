@@ -86,6 +86,16 @@ def staff(db: None) -> Any:
 
 
 @pytest.fixture
+def handed_over(settings: Any) -> list[int]:
+    """Return the ids that the dispatcher gets."""
+    from tests import dispatchers
+
+    dispatchers.ids.clear()
+    settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.dispatchers.remembered"
+    return dispatchers.ids
+
+
+@pytest.fixture
 def wire() -> Iterator[Callable[[Sequence[Trigger]], None]]:
     """Connect other triggers than those of the settings, until the end of the test."""
     from affiliations import wiring

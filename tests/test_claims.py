@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -110,6 +110,36 @@ class TestAClaim:
                 assert len(claim(16)) == 16
             counts.append(len(queries))
         assert counts[0] == counts[1] <= 6
+
+
+@pytest.mark.only_on("postgresql", "mariadb")
+@pytest.mark.django_db(transaction=True)
+def test_a_row_that_somebody_holds_for_long_is_left_and_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = SubscriptionFactory()
+    due(30, busy, next_attempt_on=timezone.now() - timedelta(hours=1))
+    held = CallbackFactory()
+    picks: list[object] = []
+    pick = claims._pick
+
+    def counted(*args: Any, **options: Any) -> list[int] | None:
+        picks.append(None)
+        assert len(picks) < 9, "It never ends."
+        return pick(*args, **options)
+
+    monkeypatch.setattr(claims, "_pick", counted)
+
+    def claim_beside() -> list[Callback]:
+        try:
+            return claim(10, per_partner=4, busy={busy.partner_id: 4})
+        finally:
+            connection.close()
+
+    with transaction.atomic(), ThreadPoolExecutor(1) as pool:
+        Callback.objects.filter(pk=held.pk).update(reason="a slow transaction of the host's")
+        assert pool.submit(claim_beside).result(timeout=30) == []
+    assert len(picks) == 1
 
 
 class TestThePlacesOfAPartner:

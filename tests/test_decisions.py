@@ -104,21 +104,6 @@ def attempt(result: Result, times: int = 1) -> None:
 
 
 @pytest.fixture
-def handed_over(settings: Any) -> list[int]:
-    """Return the ids that the dispatcher gets."""
-    ids.clear()
-    settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_decisions.dispatcher"
-    return ids
-
-
-ids: list[int] = []
-
-
-def dispatcher(callback_ids: list[int]) -> None:
-    ids.extend(callback_ids)
-
-
-@pytest.fixture
 def reasons(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[tuple[str, str]]]]:
     """Say which triggers were not counted and why, as the log has it."""
     caplog.set_level(logging.DEBUG, logger="affiliations")

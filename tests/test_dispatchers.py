@@ -153,6 +153,14 @@ class TestTheThread:
         CallbackFactory()
         assert sender.until_next() == 0
 
+    @pytest.mark.django_db(transaction=True, databases=["default", "other"])
+    def test_asks_no_replica_when_the_next_is_due(
+        self, sender: dispatchers._Sender, server: RawPartner, settings: Any
+    ) -> None:
+        CallbackFactory()
+        settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
+        assert sender.until_next() == 0
+
     def test_sleeps_until_the_next_approval_and_makes_it(
         self, sender: dispatchers._Sender, server: RawPartner
     ) -> None:

@@ -84,6 +84,10 @@ class TestHealth:
         CallbackFactory(status=Status.EXHAUSTED, event=Callback.Event.TEST)
         assert health().exhausted == 0
 
+    def test_does_not_count_a_test_of_the_deal_that_failed(self) -> None:
+        CallbackFactory(status=Status.EXHAUSTED, conversion__is_test=True)
+        assert health().exhausted == 0
+
     def test_counts_suspended_subscriptions(self) -> None:
         SubscriptionFactory()
         SubscriptionFactory(callbacks_suspended_on=timezone.now())

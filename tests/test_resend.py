@@ -172,21 +172,6 @@ class TestAResend:
         assert callbacks == []
 
 
-@pytest.fixture
-def handed_over(settings: Any) -> list[int]:
-    """Return the ids that the dispatcher gets."""
-    ids.clear()
-    settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_resend.dispatcher"
-    return ids
-
-
-ids: list[int] = []
-
-
-def dispatcher(callback_ids: list[int]) -> None:
-    ids.extend(callback_ids)
-
-
 @pytest.mark.django_db
 class TestAResendWithTheUrlOfToday:
     def test_is_a_new_row_beside_the_old_one(self) -> None:
@@ -233,6 +218,21 @@ class TestAResendWithTheUrlOfToday:
         assert Callback.objects.get() == callback
         suspension.resume(callback.subscription)
         assert outbox.resend_anew(callback) is not None
+
+    def test_of_a_subscription_that_calls_nobody_any_more_is_refused(self) -> None:
+        callback = ended(Status.EXHAUSTED)
+        Subscription.objects.update(callback_url="")
+        callback.subscription.refresh_from_db()
+        assert outbox.resend_anew(callback) is None
+        assert Callback.objects.get() == callback
+
+    @pytest.mark.django_db(databases=["default", "other"])
+    def test_asks_no_replica_that_may_not_have_heard_of_it(self, settings: Any) -> None:
+        callback = ended(Status.EXHAUSTED)
+        assert callback.conversion.visitor is not None
+        assert callback.conversion.partner is not None
+        settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
+        assert outbox.resend_anew(callback).edition == 2
 
     def test_that_would_not_say_which_visitor_is_meant_is_cancelled(self) -> None:
         callback = ended(Status.DELIVERED)

@@ -14,10 +14,11 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from affiliations import decisions
 from affiliations.callbacks import claims, outbox, results, suspension
 from affiliations.callbacks.attempts import Sent
 from affiliations.callbacks.transport import Result
-from affiliations.models import Callback, CallbackAttempt, Subscription
+from affiliations.models import Callback, CallbackAttempt, Conversion, Subscription
 from affiliations.signals import callback_delivered, callback_exhausted, subscription_suspended
 from tests.factories import CallbackFactory, ConversionFactory, SubscriptionFactory
 
@@ -124,7 +125,7 @@ class TestARecordedAttempt:
             with CaptureQueriesContext(connection) as queries:
                 results.record(group)
             counts.append(len(queries))
-        assert counts[0] == counts[1] <= 6
+        assert counts[0] == counts[1] <= 7
 
     def test_that_failed_costs_one_query_more(self) -> None:
         counts = []
@@ -180,9 +181,10 @@ class TestTheFence:
     def test_lets_a_late_success_count_whatever_was_decided(
         self, two: tuple[Callback, Callback], status: str
     ) -> None:
-        Callback.objects.update(status=status)
+        Callback.objects.update(status=status, reason="It was decided otherwise.")
         results.record([sent(two[0], OK)])
-        assert Callback.objects.get().status == Status.DELIVERED
+        callback = Callback.objects.get()
+        assert (callback.status, callback.reason) == (Status.DELIVERED, "")
 
     def test_keeps_the_time_of_the_first_of_two_successes(
         self, two: tuple[Callback, Callback]
@@ -347,6 +349,43 @@ class TestTwoAtOnce:
         )
         assert Callback.objects.get().resend_count == 1
         assert Subscription.objects.get().failure_count == 1
+
+    def test_a_callback_is_sent_anew_while_a_failure_of_its_subscription_is_recorded(
+        self, subscription: Subscription
+    ) -> None:
+        (callback,) = self.claimed(subscription)
+        conversion = f"UPDATE {connection.ops.quote_name(Conversion._meta.db_table)}"
+        assert callback.conversion is not None
+        self.together(
+            (self.SUBSCRIPTION, lambda: results.record([sent(callback, FAILED)])),
+            (conversion, transaction.atomic(lambda: outbox.resend_anew(callback))),
+        )
+        assert Callback.objects.count() == 2
+        assert Subscription.objects.get().failure_count == 1
+
+    def test_all_of_a_partner_are_cancelled_while_some_of_them_are_recorded(
+        self, subscription: Subscription
+    ) -> None:
+        first, second = self.claimed(subscription, subscription)
+        self.together(
+            (self.CALLBACK, lambda: results.record([sent(first, FAILED), sent(second, OK)])),
+            (self.CALLBACK, lambda: decisions.stop_for_fraud(subscription.partner, reason="Fraud")),
+        )
+        first.refresh_from_db()
+        second.refresh_from_db()
+        assert (first.status, second.status) == (Status.CANCELLED, Status.DELIVERED)
+
+    def test_all_of_a_subscription_are_held_while_some_of_them_are_recorded(
+        self, subscription: Subscription
+    ) -> None:
+        first, second, third = self.claimed(subscription, subscription, subscription)
+        self.failing(subscription)
+        self.together(
+            (self.CALLBACK, lambda: results.record([sent(first, OK), sent(second, OK)])),
+            (self.SUBSCRIPTION, lambda: results.record([sent(third, FAILED)])),
+        )
+        states = Callback.objects.order_by("pk").values_list("status", flat=True)
+        assert list(states)[:2] == [Status.DELIVERED] * 2
 
     def test_two_have_delivered_the_same_callback(self, subscription: Subscription) -> None:
         (slow,) = self.claimed(subscription)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from affiliations.callbacks import claims, delivery, results, suspension
 from affiliations.callbacks.transport import Result
-from affiliations.models import Callback, CallbackAttempt, Subscription
+from affiliations.models import Callback, CallbackAttempt, Conversion, Subscription
 from tests.factories import CallbackFactory, ConversionFactory
 from tests.test_results import FAILED, OK, Error, Status, attempt, claim, lease_ends, sent
 
@@ -151,6 +151,27 @@ class TestASubscription:
         subscription.refresh_from_db()
         assert subscription.callbacks_suspended_on is not None
 
+    def test_takes_no_notice_of_a_test_of_the_deal_that_is_sent_by_hand(
+        self, callbacks: list[Callback], subscription: Subscription
+    ) -> None:
+        Conversion.objects.update(is_test=True)
+        self.fail(12, since=self.LONG)
+        subscription.refresh_from_db()
+        assert (subscription.failure_count, subscription.callbacks_suspended_on) == (0, None)
+
+    def test_that_is_resumed_hands_over_what_was_held(
+        self,
+        callbacks: list[Callback],
+        subscription: Subscription,
+        handed_over: list[int],
+        django_capture_on_commit_callbacks: Any,
+    ) -> None:
+        self.fail(10, since=self.LONG)
+        with django_capture_on_commit_callbacks(execute=True):
+            suspension.resume(subscription)
+            assert handed_over == []
+        assert sorted(handed_over) == [callback.pk for callback in callbacks]
+
     def test_takes_no_notice_of_a_test_callback(self, subscription: Subscription) -> None:
         Subscription.objects.update(failure_count=9, failing_since=timezone.now() - self.LONG)
         Callback.objects.create(
@@ -219,7 +240,7 @@ class TestManyCallbacksOfASubscription:
             done = execute(sql, params, many, context)
             if sql.startswith(f"UPDATE {table}"):
                 touched[-1] += context["cursor"].rowcount
-            elif sql.startswith("SELECT") and f"FROM {table}" in sql:
+            elif sql.startswith("SELECT") and f"FROM {table}" in sql and "FOR " not in sql:
                 read.append(sql)
             return done
 

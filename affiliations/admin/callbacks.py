@@ -60,7 +60,7 @@ _ABLE = {
         Q(status__in=(Status.QUEUED, Status.DELIVERED, Status.EXHAUSTED))
         | Q(status=Status.CANCELLED, reason=wording.IS_TEST)
     ),
-    "resend_anew": Q(conversion__isnull=False),
+    "resend_anew": Q(conversion__isnull=False) & ~Q(subscription__callback_url=""),
     "cancel": Q(status__in=(Status.QUEUED, Status.HELD)),
 }
 
@@ -280,6 +280,8 @@ def _refusal(callback: Callback, name: str) -> str:
         return gettext("This was a test. Send another from the subscription’s page.")
     if callback.subscription.callbacks_suspended_on is not None:
         return gettext("Callbacks are suspended. Resume them on the subscription’s page first.")
+    if name == "resend_anew":
+        return gettext("This subscription has no callback URL, so nobody is called.")
     if callback.status == Status.CANCELLED:
         return gettext("It was cancelled. Send it with the current URL instead.")
     if not callback.url:

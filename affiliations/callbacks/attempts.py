@@ -34,5 +34,7 @@ class Sent:
 
     @property
     def is_the_partners(self) -> bool:
-        """Whether it says something of the partner's real address: no test, no fault of ours."""
-        return self.callback.conversion_id is not None and not self.result.is_our_fault
+        """Whether it says something of real callbacks: no test of any kind, no fault of ours."""
+        conversion = self.callback.conversion
+        is_test = conversion is None or conversion.is_test
+        return not is_test and not self.result.is_our_fault

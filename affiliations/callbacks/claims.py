@@ -67,7 +67,7 @@ def _take(
     Make up to ``limit`` due callbacks this worker's own.
 
     None of them, where others have claimed at this moment what was chosen; ``None`` where nothing
-    was there to choose.
+    was there to choose, or others hold all of it.
     """
     token = uuid4().hex
     alias = router.db_for_write(Callback)
@@ -90,7 +90,7 @@ def _take(
             attempt_count=F("attempt_count") + 1,
         )
     claimed = Callback.objects.using(alias).filter(pk__in=picked, lease_token=token).order_by("pk")
-    return list(claimed.select_related("subscription", "partner"))
+    return list(claimed.select_related("subscription", "partner", "conversion"))
 
 
 def _pick(
@@ -105,8 +105,9 @@ def _pick(
     """
     Choose among the due, the longest due first, and give each partner their share at most.
 
-    ``None`` where nothing is there to choose. Where one partner's fill the first look, those
-    behind them are found by their partners: however many there are, none is read for nothing.
+    ``None`` where nothing is there to choose, or others hold all of it: they may for long, and who
+    tried again at once would do nothing else. Where one partner's fill the first look, those behind
+    them are found by their partners: however many there are, none is read for nothing.
     """
     taken = Counter(busy)
     picked: list[int] = []
@@ -136,7 +137,6 @@ def _pick(
             rows = Callback.objects.using(due.db).filter(pk__in=picked[mine:])
             locked = rows.select_for_update(skip_locked=True).values_list("pk", flat=True)
             picked[mine:] = list(locked)
-            return picked
     return picked or None
 
 

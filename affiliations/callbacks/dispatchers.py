@@ -23,7 +23,7 @@ from contextlib import suppress
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import DatabaseError, InterfaceError, connections, router
 from django.db.models import Min
 from django.utils import timezone
 
@@ -169,7 +169,8 @@ class _Sender(_Background):
     def until_next(self) -> float:
         """Return the seconds until the next attempt that is planned, or the next approval."""
         try:
-            planned = Callback.objects.queued().aggregate(next=Min("next_attempt_on"))
+            queued = Callback.objects.using(router.db_for_write(Callback)).queued()
+            planned = queued.aggregate(next=Min("next_attempt_on"))
             moments: list[datetime | None] = [planned["next"], decisions.next_approval()]
         except (DatabaseError, InterfaceError):
             # The courier has told of it, and will again.

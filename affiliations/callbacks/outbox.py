@@ -15,7 +15,8 @@ from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
-from affiliations.callbacks import retention, wording
+from affiliations import batches
+from affiliations.callbacks import handover, retention, wording
 from affiliations.conf import settings
 from affiliations.models import Callback, CallbackAttempt, Conversion, Partner, Subscription
 from affiliations.models.callback import CallbackQuerySet
@@ -69,7 +70,7 @@ def tell(
     partner which visitor is meant, and that of a test, is written as cancelled, with the reason.
     """
     callbacks = _write(conversion, subscriptions, event)
-    _hand_over_after_commit(_waiting(callbacks))
+    handover.after_commit(_waiting(callbacks))
     return callbacks
 
 
@@ -98,7 +99,7 @@ def tell_decision(conversion: Conversion) -> None:
         heard |= {subscription for event, subscription in purged if event != Event.REJECTION}
         needless = [callback.pk for callback in new if callback.subscription_id not in heard]
         _written().filter(pk__in=needless).delete()
-        _hand_over_after_commit(_waiting(one for one in new if one.pk not in needless))
+        handover.after_commit(_waiting(one for one in new if one.pk not in needless))
         _requeue(row for row in rejections if row.subscription_id in heard)
     elif conversion.status == Conversion.Status.APPROVED:
         tell(conversion, _untold(conversion, Event.APPROVAL, told), Event.APPROVAL)
@@ -158,7 +159,7 @@ def resend(callback: Callback) -> bool:
             transaction.set_rollback(True, using=written)
             return False
         if changed:
-            _hand_over_after_commit([callback.pk])
+            handover.after_commit([callback.pk])
     return bool(changed)
 
 
@@ -167,7 +168,8 @@ def resend_anew(callback: Callback) -> Callback | None:
     Render the subscription's callback URL of today into a new row beside ``callback``, and send it.
 
     It has an id of its own, since a partner may know the old one as done. ``None`` where callbacks
-    of the subscription are suspended. ``ValueError`` for a test callback, which tells of nothing.
+    of the subscription are suspended, or it calls nobody any more. ``ValueError`` for a test
+    callback, which tells of nothing.
     """
     if callback.conversion is None:
         raise ValueError("a test callback cannot be sent again, only made anew")
@@ -175,12 +177,12 @@ def resend_anew(callback: Callback) -> Callback | None:
         # Written, which locks it on every database, so that two who ask at once come one after the
         # other. On SQLite a transaction that reads before it writes would fail.
         Conversion.objects.filter(pk=callback.conversion.pk).update(trigger=F("trigger"))
-        if _is_suspended(callback):
+        if _is_suspended(callback) or not callback.subscription.callback_url:
             return None
         callback.conversion.refresh_from_db(
             using=router.db_for_write(Callback), fields=["status", "decided_on"]
         )
-        editions = Callback.objects.filter(
+        editions = _written().filter(
             conversion=callback.conversion_id,
             subscription=callback.subscription_id,
             event=callback.event,
@@ -189,7 +191,7 @@ def resend_anew(callback: Callback) -> Callback | None:
         anew.edition = editions.aggregate(Max("edition"))["edition__max"] + 1
         anew.created_on = anew.next_attempt_on = timezone.now()
         anew.save(force_insert=True)
-        _hand_over_after_commit(_waiting([anew]))
+        handover.after_commit(_waiting([anew]))
     return anew
 
 
@@ -214,17 +216,6 @@ def _written() -> CallbackQuerySet:
 def _waiting(callbacks: Iterable[Callback]) -> list[int]:
     """Return the ids of those that are to be sent."""
     return [row.pk for row in callbacks if row.status == Callback.Status.QUEUED]
-
-
-def _hand_over_after_commit(callback_ids: Sequence[int]) -> None:
-    """Give them to the dispatcher, once they are committed."""
-    if callback_ids:
-        transaction.on_commit(
-            # No partial: Django 5.2 logs the __qualname__ of what has failed here.
-            lambda: settings.callback_dispatcher(callback_ids),
-            using=router.db_for_write(Callback),
-            robust=True,
-        )
 
 
 def _purged(conversion: Conversion, rows: Sequence[Callback]) -> set[tuple[str, int]]:
@@ -291,6 +282,8 @@ def _cancel(keys: Sequence[int], reason: str) -> int:
     if not keys:
         return 0
     waiting = _written().filter(has_status(*_WAITING), pk__in=keys)
+    if len(keys) > 1:
+        batches.hold(waiting)
     # What the partner has taken before was to be sent once more, and is not.
     again = waiting.filter(delivered_on__isnull=False)
     count = again.update(status=Status.DELIVERED, is_manual=False)
@@ -310,5 +303,7 @@ def _requeue(callbacks: Iterable[Callback]) -> None:
     ]
     if keys:
         cancelled = _written().filter(~BLANKED, has_status(Status.CANCELLED), pk__in=keys)
+        if len(keys) > 1:
+            batches.hold(cancelled)
         cancelled.update(status=Status.QUEUED, reason="")
-        _hand_over_after_commit(keys)
+        handover.after_commit(keys)

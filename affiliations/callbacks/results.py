@@ -21,6 +21,7 @@ from django.db.models import QuerySet
 from django.dispatch import Signal
 from django.utils import timezone
 
+from affiliations import batches
 from affiliations.callbacks import suspension
 from affiliations.callbacks.attempts import Sent
 from affiliations.callbacks.retries import delay
@@ -50,6 +51,7 @@ def record(sent: Sequence[Sent]) -> None:
     failing = suspension.failing(sent)
     with transaction.atomic(using=_database()):
         suspension.lock(failing)
+        batches.hold(Callback.objects.filter(pk__in=[one.callback.pk for one in sent]))
         _record_delivered(delivered, now)
         ignored = [
             one for one in in_order if not one.result.delivered and not _record_failed(one, now)
@@ -96,7 +98,7 @@ def _going_on(callback: Callback) -> QuerySet[Callback]:
 def _record_delivered(callbacks: Sequence[Callback], now: datetime) -> None:
     rows = Callback.objects.using(_database()).filter(pk__in=[one.pk for one in callbacks])
     rows.exclude(has_status(Status.DELIVERED)).update(
-        status=Status.DELIVERED, delivered_on=now, is_manual=False, lease_token=""
+        status=Status.DELIVERED, delivered_on=now, reason="", is_manual=False, lease_token=""
     )
     _tell_of(rows, callback_delivered)
 

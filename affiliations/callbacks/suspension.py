@@ -7,7 +7,7 @@ Each transaction locks the subscription before its callbacks, as ``results`` doe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,8 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from affiliations import batches
+from affiliations.callbacks import handover
 from affiliations.callbacks.attempts import Sent
 from affiliations.models import Callback, Subscription
 from affiliations.models.status import has_status
@@ -92,7 +94,7 @@ def hold_all(subscriptions: Iterable[int]) -> None:
     """Hold what waits for subscriptions that are suspended, and log it."""
     for subscription in subscriptions:
         # What becomes due before its turn is held by whoever claims it.
-        held = _move(subscription, _SUSPENDED, Status.QUEUED, status=Status.HELD)
+        held = _move(subscription, _SUSPENDED, Status.QUEUED, {"status": Status.HELD})
         logger.error("Subscription %s is suspended; %s held.", subscription, held)
 
 
@@ -118,7 +120,7 @@ def resume(subscription: Subscription) -> int:
     Subscription.objects.filter(pk=subscription.pk).update(
         callbacks_suspended_on=None, failure_count=0, failing_since=None
     )
-    return _let_go(subscription.pk)
+    return _let_go(subscription.pk, handover.after_commit)
 
 
 def let_go_forgotten() -> None:
@@ -131,7 +133,7 @@ def let_go_forgotten() -> None:
         held = Callback.objects.using(_database()).filter(status=Status.HELD).order_by()
         forgotten = held.exclude(subscription__in=Subscription.objects.filter(_SUSPENDED))
         for subscription in list(forgotten.values_list("subscription", flat=True).distinct()):
-            _let_go(subscription)
+            _let_go(subscription, lambda keys: None)  # whoever sweeps sends them
     except (DatabaseError, InterfaceError):
         logger.exception("What is held for nothing could not be let go.")
 
@@ -163,15 +165,22 @@ def _suspend(subscription_ids: Iterable[int], now: datetime) -> list[int]:
     return suspended
 
 
-def _let_go(subscription: int) -> int:
-    return _move(
-        subscription, ~_SUSPENDED, Status.HELD, status=Status.QUEUED, next_attempt_on=timezone.now()
-    )
+def _let_go(subscription: int, then: Callable[[Sequence[int]], None]) -> int:
+    changes = {"status": Status.QUEUED, "next_attempt_on": timezone.now()}
+    return _move(subscription, ~_SUSPENDED, Status.HELD, changes, then)
 
 
-def _move(subscription: int, as_long_as: Q, before: Status, **changes: Any) -> int:
+def _move(
+    subscription: int,
+    as_long_as: Q,
+    before: Status,
+    changes: Mapping[str, Any],
+    then: Callable[[Sequence[int]], None] = lambda keys: None,
+) -> int:
     """
     Change a subscription's callbacks that stand so, in the order of their keys; return how many.
+
+    With each few, in their transaction, something is done ``then``.
 
     Each transaction locks the subscription first, and the last is before it is suspended or resumed
     in the meantime: nothing is held that nobody lets go.
@@ -185,5 +194,8 @@ def _move(subscription: int, as_long_as: Q, before: Status, **changes: Any) -> i
         with transaction.atomic(using=_database()):
             if not _lock(Subscription.objects.filter(as_long_as, pk=subscription)):
                 break
-            count += rows.filter(has_status(before), pk__in=keys).update(**changes)
+            some = rows.filter(has_status(before), pk__in=keys)
+            batches.hold(some)
+            count += some.update(**changes)
+            then(keys)
     return count
