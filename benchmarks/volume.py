@@ -2,8 +2,9 @@
 Measure the desk of the staff over a long history: ``python -m benchmarks.volume``.
 
 A PostgreSQL database of its own is filled with ten million visitors and a million conversions of
-one year; that takes five to ten minutes and 5 GB. Then lists, filters, partners' pages and reports
-are asked for as a browser does, through the whole of Django, and beside each stands its aim.
+one year, with their callbacks and attempts; that takes five to ten minutes and 6 GB. Then lists,
+filters, partners' pages and reports are asked for as a browser does, through the whole of Django,
+and beside each stands its aim.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from django.test import Client  # noqa: E402
 
 from affiliations import reports, totals  # noqa: E402
 from affiliations.models import (  # noqa: E402
+    Callback,
+    CallbackAttempt,
     ClickCount,
     Conversion,
     DailyClicks,
     Partner,
     Subscription,
+    UncountedTrigger,
     Visitor,
 )
 from affiliations.periods import Period, Step  # noqa: E402
@@ -51,7 +55,8 @@ FILL_VISITORS = """
 INSERT INTO affiliations_visitor (id, partner_id, referred_on, entry_point, referrer, successful_on,
     closed_on, click_id, sub1, sub2, sub3, sub4, sub5, is_test)
 SELECT n, partner, came, 'https://shop.example/teas/' || n %% 500 || '/',
-    'https://blog.example/posts/' || n %% 3000 || '/', NULL, NULL, md5(n::text),
+    'https://blog.example/posts/' || n %% 3000 || '/',
+    CASE n %% %(each)s WHEN 1 THEN came END, NULL, md5(n::text),
     'campaign-' || (hashint4(n) & 7), 'place-' || (hashint4(n + 1) & 15),
     CASE WHEN partner %% 3 = 0 THEN 'banner-' || (hashint4(n + 2) & 31) ELSE '' END, '',
     CASE WHEN partner %% 10 = 0 THEN md5(n::text || 1) ELSE '' END, n %% 1000 = 0
@@ -83,6 +88,43 @@ FROM (
     FROM affiliations_visitor WHERE id %% %(each)s = 1 AND NOT is_test
 ) AS converted
 """
+#: Of as many visitors something fired that their partners do not subscribe to.
+FILL_UNCOUNTED = """
+INSERT INTO affiliations_uncountedtrigger (visitor_id, trigger, reason, reference, count, first_on,
+    last_on)
+SELECT id, 'Newsletter ordered', 'not_subscribed', '', 1, referred_on, referred_on
+FROM affiliations_visitor WHERE id %% %(each)s = 2
+"""
+#: Most are delivered at once. Of a hundred three need a second attempt, and one comes to nothing.
+FILL_CALLBACKS = """
+INSERT INTO affiliations_callback (id, conversion_id, subscription_id, partner_id, event, edition,
+    url, status, reason, attempt_count, resend_count, is_manual, next_attempt_on, lease_token,
+    delivered_on, created_on, webhook_id)
+SELECT id, id, subscription_id, partner_id, 'conversion', 1,
+    'https://partner.example/callback?click_id=' || md5(visitor_id::text), status, '',
+    CASE WHEN status = 'exhausted' THEN 10 WHEN (hashint4(id::int) & 31) = 0 THEN 2 ELSE 1 END, 0,
+    false, created_on, '', CASE status WHEN 'delivered' THEN created_on + interval '1 second' END,
+    created_on, md5(id::text)
+FROM (
+    SELECT id, visitor_id, subscription_id, partner_id, created_on,
+        CASE hashint4(id::int + 7) & 127 WHEN 0 THEN 'exhausted' WHEN 1 THEN 'held'
+            WHEN 2 THEN 'cancelled' ELSE 'delivered' END AS status
+    FROM affiliations_conversion
+) AS told
+"""
+FILL_ATTEMPTS = """
+INSERT INTO affiliations_callbackattempt (callback_id, number, manual, started_on, duration_ms,
+    status_code, error, message, response_excerpt)
+SELECT id, number, false, created_on + interval '1 minute' * number, 150,
+    CASE WHEN taken THEN 200 WHEN (hashint4(id::int) & 1) = 0 THEN 503 END,
+    CASE WHEN taken THEN '' WHEN (hashint4(id::int) & 1) = 0 THEN 'http_status' ELSE 'timeout' END,
+    '', CASE WHEN taken THEN 'ok' ELSE '' END
+FROM (
+    SELECT id, created_on, number, status = 'delivered' AND number = attempt_count AS taken
+    FROM affiliations_callback, generate_series(1, attempt_count) AS numbers(number)
+) AS tried
+"""
+FILLED = (Visitor, Conversion, UncountedTrigger, Partner, Subscription, Callback, CallbackAttempt)
 #: So many rows are inserted by one statement.
 BATCH = 500_000
 
@@ -98,15 +140,19 @@ def fill(visitors: int, conversions: int, partners: int, days: int) -> None:
         for number in range(1, partners + 1)
         for second, trigger in enumerate(("Order placed", "User registered"))
     )
-    numbers = {"visitors": visitors, "partners": partners, "days": days}
+    each = visitors // conversions
+    numbers = {"visitors": visitors, "partners": partners, "days": days, "each": each}
     with connection.cursor() as cursor:
         # What refers to what is right here, and need not be looked up ten million times.
         cursor.execute("SET session_replication_role = replica")
         for first in range(1, visitors + 1, BATCH):
             last = min(first + BATCH - 1, visitors)
             cursor.execute(FILL_VISITORS, numbers | {"first": first, "last": last})
-        cursor.execute(FILL_CONVERSIONS, {"each": visitors // conversions})
-        for model in (Visitor, Conversion, Partner, Subscription):
+        cursor.execute(FILL_CONVERSIONS, {"each": each})
+        cursor.execute(FILL_UNCOUNTED, {"each": each})
+        cursor.execute(FILL_CALLBACKS)
+        cursor.execute(FILL_ATTEMPTS)
+        for model in FILLED:
             table = model._meta.db_table
             cursor.execute(
                 f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"
@@ -151,9 +197,9 @@ def figures() -> dict[str, tuple[Callable[[], object], float]]:
     )
     client.force_login(user)
 
-    def page(path: str) -> Callable[[], object]:
+    def page(path: str, site: str = "/admin/affiliations/") -> Callable[[], object]:
         def get() -> None:
-            response = client.get(f"/admin/affiliations/{path}")
+            response = client.get(f"{site}{path}")
             assert response.status_code == 200, (path, response.status_code)
             if response.streaming:
                 deque(response, maxlen=0)
@@ -162,8 +208,10 @@ def figures() -> dict[str, tuple[Callable[[], object], float]]:
 
     period = Period.past(90)
     since = f"since={period.first}&until={period.last}"
+    long_ago = period.first - timedelta(days=100)
     middle = Visitor.objects.order_by("-pk")[1000]
     conversion = Conversion.objects.order_by("-pk")[1000]
+    callback = Callback.objects.order_by("-pk")[1000]
     pages = [
         "partner/",
         "partner/?q=Partner+7",
@@ -183,15 +231,48 @@ def figures() -> dict[str, tuple[Callable[[], object], float]]:
         f"conversion/?status=rejected&partner=Partner+150&{since}",
         f"conversion/?q={conversion.reference}",
         f"conversion/{conversion.pk}/change/",
+        "conversion/?is_test__exact=1",
+        "visitor/?is_test__exact=1",
+        "visitor/?success=yes",
         "callback/",
+        "callback/?p=90",
+        f"callback/?since={long_ago}&until={long_ago}",
+        "callback/?status=exhausted",
+        "callback/?status=queued",
+        "callback/?event=rejection",
+        "callback/?trigger=User+registered",
+        "callback/?is_test__exact=1",
+        f"callback/?partner=Partner+1&{since}",
+        f"callback/?status=exhausted&partner=Partner+150&{since}",
+        f"callback/?q={conversion.reference}",
+        f"callback/{callback.pk}/change/",
+        "callbackattempt/",
+        f"callbackattempt/?since={long_ago}&until={long_ago}",
+        "callbackattempt/?error__exact=timeout",
+        "callbackattempt/?error__exact=dns",
+        "callbackattempt/?trigger=User+registered",
+        "callbackattempt/?is_test__exact=1",
+        "callbackattempt/?partner=Partner+1",
+        "callbackattempt/?partner=Partner+150",
+        f"callbackattempt/?partner=Partner+150&{since}",
+        f"callbackattempt/?error__exact=timeout&partner=Partner+1&{since}",
+        f"callbackattempt/?q={conversion.reference}",
+        "settlement/add/",
+        "settlement/add/?partner=1",
+        "settlement/add/?partner=1&currency=EUR",
         "subscription/",
+        "subscription/1/change/",
+        "settlement/",
     ]
     found: dict[str, tuple[Callable[[], object], float]] = {
         path: (page(path), PAGE) for path in pages
     }
     partner = Partner.objects.get(pk=1)
+    partner.replace_page_link()
     partners = list(Partner.objects.order_by("name")[:100])
     found |= {
+        "what a partner sees": (page(str(partner.page_link()), site=""), PAGE),
+        "what a partner sees of a year": (page(f"{partner.page_link()}?days=365", site=""), PAGE),
         "numbers of 100 partners, 30 days": (
             lambda: reports.by_partner(partners, Period.past(30)),
             PAGE,
