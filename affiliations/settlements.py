@@ -99,9 +99,9 @@ def balances(before: datetime, partner: Partner | None = None) -> dict[tuple[int
     """
     rows: tuple[QuerySet[Any], ...] = (
         Conversion.objects.filter(_earned(before)).values_list("partner", "payout_currency"),
-        Correction.objects.filter(_corrected(before), _goes_along(before)).values_list(
-            "partner", "currency"
-        ),
+        Correction.objects.filter(
+            _corrected(before, along=_earned(before, "conversion__"))
+        ).values_list("partner", "currency"),
     )
     names = ("conversion_count", "earned"), ("correction_count", "corrected")
     found: dict[tuple[int, str], Balance] = {}
@@ -131,10 +131,10 @@ def settle(
     """
     Settle everything of a partner and currency that was decided before a moment.
 
-    Taken are the conversions that are approved and have a payout, in no settlement and no test; and
-    the corrections until then of what is settled, with this or an earlier one. A ``before`` that
-    is to come is now. ``currency`` is a code of ISO 4217, ``by`` whoever settles, ``reference``
-    their own number of it.
+    Taken are the conversions that are approved and have a payout, in no settlement and no test,
+    with all of their corrections; and the corrections until then of what was settled earlier. A
+    ``before`` that is to come is now. ``currency`` is a code of ISO 4217, ``by`` whoever settles,
+    ``reference`` their own number of it.
 
     ``None``, and nothing has changed, where there is nothing to take, or where it is not what is
     ``expected``: the balance that somebody was shown. All of it happens in one transaction; the
@@ -155,12 +155,11 @@ def settle(
             _earned(before), partner=partner, payout_currency=currency
         )
         _take(earned, settlement, status=Conversion.Status.APPROVED, decided_on__lt=before)
-        # Those of what has just been settled as well.
+        # Read while those conversions are held: whoever corrects one now comes after.
         corrected = Correction.objects.using(alias).filter(
-            _corrected(before),
+            _corrected(before, along=Q(conversion__settlement=settlement)),
             partner=partner,
             currency=currency,
-            conversion__settlement__isnull=False,
         )
         _take(corrected, settlement)
         taken = _taken(settlement)
@@ -194,7 +193,9 @@ def draft(partner: Partner, currency: str, before: datetime) -> Iterator[Line]:
             _earned(before), partner=partner, payout_currency=currency
         ),
         Correction.objects.using(alias).filter(
-            _corrected(before), _goes_along(before), partner=partner, currency=currency
+            _corrected(before, along=_earned(before, "conversion__")),
+            partner=partner,
+            currency=currency,
         ),
     )
 
@@ -230,14 +231,15 @@ def _earned(before: datetime, of: str = "") -> Q:
     return Q(**{f"{of}{name}": value for name, value in conditions.items()})
 
 
-def _corrected(before: datetime) -> Q:
-    """Match corrections that can be settled, each with its conversion or after it."""
-    return Q(settlement=None, created_on__lt=before)
+def _corrected(before: datetime, *, along: Q) -> Q:
+    """
+    Match corrections that can be settled.
 
-
-def _goes_along(before: datetime) -> Q:
-    """Match corrections whose conversion is settled, or could be."""
-    return Q(conversion__settlement__isnull=False) | _earned(before, "conversion__")
+    One of what was settled earlier waits for the statement of its own time. One of what is settled
+    now, which ``along`` matches, goes with it, whenever it was made.
+    """
+    earlier = Q(conversion__settlement__isnull=False, created_on__lt=before)
+    return Q(earlier | along, settlement=None)
 
 
 def _take(found: QuerySet[Any], settlement: Settlement, **still: object) -> None:

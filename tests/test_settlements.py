@@ -485,6 +485,52 @@ class TestACorrection:
         assert settlement is not None
         assert (settlement.earned, settlement.corrected) == (10, -4)
 
+    def test_before_it_is_settled_goes_along_whatever_the_moment(self) -> None:
+        """An order of October that is corrected in November, and settled with October."""
+        conversion, moment = earned(), timezone.now()
+        correction = corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+        shown = settlements.balance(conversion.partner, "EUR", moment)
+        assert shown == Balance(1, Decimal(10), 1, Decimal(-4))
+        drafted = settlements.draft(conversion.partner, "EUR", moment)
+        assert [line.correction for line in drafted] == [None, correction]
+        settlement = settlements.settle(conversion.partner, "EUR", moment, expected=shown)
+        assert settlement is not None
+        assert (settlement.before, settlement.total) == (moment, 6)
+        assert settle(conversion.partner) is None
+
+    def test_between_what_was_shown_and_the_settlement_is_shown_first(self) -> None:
+        conversion, moment = earned(), timezone.now()
+        shown = settlements.balance(conversion.partner, "EUR", moment)
+        corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+        assert settlements.settle(conversion.partner, "EUR", moment, expected=shown) is None
+        conversion.refresh_from_db()
+        assert conversion.settlement is None
+
+    def test_of_what_is_settled_later_stays_with_it(self) -> None:
+        """Whether it waits, was rejected, or was approved after the moment; another's goes."""
+        partner = PartnerFactory()
+        other = earned("5", visitor__partner=partner)
+        waiting, rejected = (earned(visitor__partner=partner) for _ in range(2))
+        for conversion in (waiting, rejected):
+            corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+            decide(conversion, REJECTED)
+        decide(waiting, PENDING)
+        moment = timezone.now()
+        late = earned(visitor__partner=partner, decided_on=moment)
+        corrections.correct(late, payout=Decimal(-3), reason="A part")
+        corrections.correct(other, payout=Decimal(-1), reason="A part")
+        assert settlements.balance(partner, "EUR", moment) == Balance(1, Decimal(5), 1, Decimal(-1))
+        lines = list(settlements.draft(partner, "EUR", moment))
+        assert [line.conversion for line in lines] == [other, other]
+        settlement = settlements.settle(partner, "EUR", moment)
+        assert settlement is not None
+        assert (settlement.earned, settlement.corrected) == (5, -1)
+        decide(waiting, APPROVED)
+        settlement = settle(partner)
+        assert settlement is not None
+        # 6 of what waited, 7 of what was approved late.
+        assert settlement.total == 13
+
     def test_of_what_is_then_not_paid_is_taken_by_no_settlement(self) -> None:
         conversion = earned()
         corrections.correct(conversion, payout=Decimal(-4), reason="A part")
