@@ -97,11 +97,14 @@ def balances(before: datetime, partner: Partner | None = None) -> dict[tuple[int
 
     ``before`` as for ``settle()``; ``partner`` asks for the currencies of one partner only.
     """
+    alias = router.db_for_write(Settlement)  # A replica may still show what was settled.
     rows: tuple[QuerySet[Any], ...] = (
-        Conversion.objects.filter(_earned(before)).values_list("partner", "payout_currency"),
-        Correction.objects.filter(
-            _corrected(before, along=_earned(before, "conversion__"))
-        ).values_list("partner", "currency"),
+        Conversion.objects.using(alias)
+        .filter(_earned(before))
+        .values_list("partner", "payout_currency"),
+        Correction.objects.using(alias)
+        .filter(_corrected(before, along=_earned(before, "conversion__")))
+        .values_list("partner", "currency"),
     )
     names = ("conversion_count", "earned"), ("correction_count", "corrected")
     found: dict[tuple[int, str], Balance] = {}
@@ -262,8 +265,10 @@ def _take(found: QuerySet[Any], settlement: Settlement, **still: object) -> None
 
 def _taken(settlement: Settlement) -> Balance:
     """Sum up what a settlement has taken."""
-    conversions = settlement.conversions.aggregate(count=Count("pk"), total=Sum("payout"))
-    corrections = settlement.corrections.aggregate(count=Count("pk"), total=Sum("payout"))
+    alias = router.db_for_write(Settlement)
+    sums = {"count": Count("pk"), "total": Sum("payout")}
+    conversions = settlement.conversions.using(alias).aggregate(**sums)
+    corrections = settlement.corrections.using(alias).aggregate(**sums)
     return Balance(
         conversions["count"],
         _money(conversions["total"]),

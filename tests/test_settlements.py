@@ -209,6 +209,25 @@ class TestASettlement:
         assert settlement.total == 100
         assert sum(line.payout for line in settlements.statement(settlement)) == 100
 
+    @pytest.mark.django_db(databases=["default", "other"])
+    def test_asks_the_database_that_it_writes_to(self, settings: Any) -> None:
+        """A replica has not heard yet of what was earned or corrected, nor of what is taken."""
+        conversion = earned()
+        corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+        settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
+        settlement = settle(conversion.partner)
+        assert settlement is not None
+        assert (settlement.conversion_count, settlement.correction_count) == (1, 1)
+        assert settlement.total == 6
+
+    @pytest.mark.django_db(databases=["default", "other"])
+    def test_is_of_what_was_shown_where_a_replica_is_behind(self, settings: Any) -> None:
+        conversion = earned()
+        settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
+        shown = settlements.balance(conversion.partner, "EUR", timezone.now())
+        assert shown == Balance(conversion_count=1, earned=Decimal(10))
+        assert settle(conversion.partner, expected=shown) is not None
+
 
 class TestTheBalance:
     def test_is_one_for_each_partner_and_currency(self, django_assert_num_queries: Any) -> None:
