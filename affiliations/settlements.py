@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import router, transaction
@@ -31,6 +31,7 @@ from django.utils import timezone
 from django.utils.translation import gettext, pgettext
 
 from affiliations import batches
+from affiliations.amounts import kept
 from affiliations.models import Conversion, Correction, Partner, Settlement, Visitor
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
 
 #: So many rows change in one statement.
 _BATCH = 500
-
-#: What the columns of money keep. SQLite sums up floats, and is brought back to it.
-_SMALLEST = Decimal("0.0001")
-#: Enough for any of them, whatever the host's own context is.
-_EXACT = Context(prec=50)
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ def balances(before: datetime, partner: Partner | None = None) -> dict[tuple[int
             kinds = kinds.filter(partner=partner)
         for key, currency, number, amount in kinds.annotate(Count("pk"), Sum("payout")).order_by():
             so_far = found.get((key, currency), Balance())
-            found[key, currency] = replace(so_far, **{count: number, total: _money(amount)})
+            found[key, currency] = replace(so_far, **{count: number, total: kept(amount)})
     return found
 
 
@@ -271,11 +267,7 @@ def _taken(settlement: Settlement) -> Balance:
     corrections = settlement.corrections.using(alias).aggregate(**sums)
     return Balance(
         conversions["count"],
-        _money(conversions["total"]),
+        kept(conversions["total"] or Decimal(0)),
         corrections["count"],
-        _money(corrections["total"]),
+        kept(corrections["total"] or Decimal(0)),
     )
-
-
-def _money(value: Decimal | None) -> Decimal:
-    return Decimal(0) if value is None else value.quantize(_SMALLEST, context=_EXACT)
