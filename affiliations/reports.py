@@ -17,6 +17,7 @@ from heapq import nsmallest
 
 from django.db.models import OuterRef, Subquery, Sum
 
+from affiliations.amounts import kept
 from affiliations.models import Conversion, Partner, UncountedClicks, Visitor
 from affiliations.periods import Period, Step
 from affiliations.tallies import By, Key, Question
@@ -58,7 +59,7 @@ class Numbers:
 
     def _earn(self, currency: str, payout: Decimal | None) -> None:
         if payout is not None:
-            self.payouts[currency] = self.payouts.get(currency, Decimal(0)) + payout
+            self.payouts[currency] = self.payouts.get(currency, Decimal(0)) + kept(payout)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import router, transaction
@@ -31,6 +31,7 @@ from django.utils import timezone
 from django.utils.translation import gettext, pgettext
 
 from affiliations import batches
+from affiliations.amounts import kept
 from affiliations.models import Conversion, Correction, Partner, Settlement, Visitor
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
 
 #: So many rows change in one statement.
 _BATCH = 500
-
-#: What the columns of money keep. SQLite sums up floats, and is brought back to it.
-_SMALLEST = Decimal("0.0001")
-#: Enough for any of them, whatever the host's own context is.
-_EXACT = Context(prec=50)
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,14 @@ def balances(before: datetime, partner: Partner | None = None) -> dict[tuple[int
 
     ``before`` as for ``settle()``; ``partner`` asks for the currencies of one partner only.
     """
+    alias = router.db_for_write(Settlement)  # A replica may still show what was settled.
     rows: tuple[QuerySet[Any], ...] = (
-        Conversion.objects.filter(_earned(before)).values_list("partner", "payout_currency"),
-        Correction.objects.filter(_corrected(before), _goes_along(before)).values_list(
-            "partner", "currency"
-        ),
+        Conversion.objects.using(alias)
+        .filter(_earned(before))
+        .values_list("partner", "payout_currency"),
+        Correction.objects.using(alias)
+        .filter(_corrected(before, along=_earned(before, "conversion__")))
+        .values_list("partner", "currency"),
     )
     names = ("conversion_count", "earned"), ("correction_count", "corrected")
     found: dict[tuple[int, str], Balance] = {}
@@ -110,7 +109,7 @@ def balances(before: datetime, partner: Partner | None = None) -> dict[tuple[int
             kinds = kinds.filter(partner=partner)
         for key, currency, number, amount in kinds.annotate(Count("pk"), Sum("payout")).order_by():
             so_far = found.get((key, currency), Balance())
-            found[key, currency] = replace(so_far, **{count: number, total: _money(amount)})
+            found[key, currency] = replace(so_far, **{count: number, total: kept(amount)})
     return found
 
 
@@ -131,10 +130,10 @@ def settle(
     """
     Settle everything of a partner and currency that was decided before a moment.
 
-    Taken are the conversions that are approved and have a payout, in no settlement and no test; and
-    the corrections until then of what is settled, with this or an earlier one. A ``before`` that
-    is to come is now. ``currency`` is a code of ISO 4217, ``by`` whoever settles, ``reference``
-    their own number of it.
+    Taken are the conversions that are approved and have a payout, in no settlement and no test,
+    with all of their corrections; and the corrections until then of what was settled earlier. A
+    ``before`` that is to come is now. ``currency`` is a code of ISO 4217, ``by`` whoever settles,
+    ``reference`` their own number of it.
 
     ``None``, and nothing has changed, where there is nothing to take, or where it is not what is
     ``expected``: the balance that somebody was shown. All of it happens in one transaction; the
@@ -155,12 +154,11 @@ def settle(
             _earned(before), partner=partner, payout_currency=currency
         )
         _take(earned, settlement, status=Conversion.Status.APPROVED, decided_on__lt=before)
-        # Those of what has just been settled as well.
+        # Read while those conversions are held: whoever corrects one now comes after.
         corrected = Correction.objects.using(alias).filter(
-            _corrected(before),
+            _corrected(before, along=Q(conversion__settlement=settlement)),
             partner=partner,
             currency=currency,
-            conversion__settlement__isnull=False,
         )
         _take(corrected, settlement)
         taken = _taken(settlement)
@@ -194,7 +192,9 @@ def draft(partner: Partner, currency: str, before: datetime) -> Iterator[Line]:
             _earned(before), partner=partner, payout_currency=currency
         ),
         Correction.objects.using(alias).filter(
-            _corrected(before), _goes_along(before), partner=partner, currency=currency
+            _corrected(before, along=_earned(before, "conversion__")),
+            partner=partner,
+            currency=currency,
         ),
     )
 
@@ -230,14 +230,15 @@ def _earned(before: datetime, of: str = "") -> Q:
     return Q(**{f"{of}{name}": value for name, value in conditions.items()})
 
 
-def _corrected(before: datetime) -> Q:
-    """Match corrections that can be settled, each with its conversion or after it."""
-    return Q(settlement=None, created_on__lt=before)
+def _corrected(before: datetime, *, along: Q) -> Q:
+    """
+    Match corrections that can be settled.
 
-
-def _goes_along(before: datetime) -> Q:
-    """Match corrections whose conversion is settled, or could be."""
-    return Q(conversion__settlement__isnull=False) | _earned(before, "conversion__")
+    One of what was settled earlier waits for the statement of its own time. One of what is settled
+    now, which ``along`` matches, goes with it, whenever it was made.
+    """
+    earlier = Q(conversion__settlement__isnull=False, created_on__lt=before)
+    return Q(earlier | along, settlement=None)
 
 
 def _take(found: QuerySet[Any], settlement: Settlement, **still: object) -> None:
@@ -260,15 +261,13 @@ def _take(found: QuerySet[Any], settlement: Settlement, **still: object) -> None
 
 def _taken(settlement: Settlement) -> Balance:
     """Sum up what a settlement has taken."""
-    conversions = settlement.conversions.aggregate(count=Count("pk"), total=Sum("payout"))
-    corrections = settlement.corrections.aggregate(count=Count("pk"), total=Sum("payout"))
+    alias = router.db_for_write(Settlement)
+    sums = {"count": Count("pk"), "total": Sum("payout")}
+    conversions = settlement.conversions.using(alias).aggregate(**sums)
+    corrections = settlement.corrections.using(alias).aggregate(**sums)
     return Balance(
         conversions["count"],
-        _money(conversions["total"]),
+        kept(conversions["total"] or Decimal(0)),
         corrections["count"],
-        _money(corrections["total"]),
+        kept(corrections["total"] or Decimal(0)),
     )
-
-
-def _money(value: Decimal | None) -> Decimal:
-    return Decimal(0) if value is None else value.quantize(_SMALLEST, context=_EXACT)

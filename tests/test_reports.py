@@ -16,6 +16,7 @@ from affiliations.periods import Period, Step
 from affiliations.reports import By, Numbers
 from affiliations.triggers import complete_trigger
 from tests.factories import ConversionFactory, PartnerFactory, SubscriptionFactory, VisitorFactory
+from tests.test_settlements import several
 
 pytestmark = pytest.mark.django_db
 
@@ -114,6 +115,21 @@ def test_tests_are_in_no_number() -> None:
 
     assert written(reports.report(MARCH).total) == (0, 0, None, {}, {})
     assert reports.by_partner([partner], MARCH)[partner.pk] == Numbers()
+
+
+def test_money_is_what_its_rows_add_up_to() -> None:
+    """And 0.1 a thousand times is a hundred, on SQLite too."""
+    partner = PartnerFactory()
+    conversions = several(partner, 1000, status="approved", created_on=at(2))
+
+    assert reports.report(MARCH).total.payouts == {"EUR": 100}
+
+    Correction.objects.bulk_create(
+        Correction(conversion=one, partner=partner, payout=Decimal("-0.07"), currency="EUR")
+        for one in conversions
+    )
+    by_day = reports.report(MARCH, step=Step.DAY)
+    assert by_day.total.payouts == by_day.rows[at(2).date(), None].payouts == {"EUR": 30}
 
 
 def test_currencies_are_never_added_together() -> None:

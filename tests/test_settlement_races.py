@@ -169,6 +169,29 @@ def test_settling_beside_decisions_corrections_and_a_stop_for_fraud_pays_what_is
     assert_each_was_paid_once(partner)
 
 
+def test_a_correction_that_is_being_written_goes_along_with_its_conversion() -> None:
+    """However early the moment is until which it is settled."""
+    [conversion] = several(PartnerFactory(), 1)
+    moment = timezone.now()
+    is_written, is_settling = threading.Event(), threading.Event()
+
+    def correct() -> None:
+        with transaction.atomic():
+            corrections.correct(conversion, payout=Decimal("-0.04"), reason="A part came back")
+            is_written.set()
+            is_settling.wait(1)
+
+    def settle() -> Settlement | None:
+        is_written.wait(60)
+        made = settlements.settle(conversion.partner, "EUR", moment)
+        is_settling.set()
+        return made
+
+    _, made = at_once(correct, settle)
+    assert (made.conversion_count, made.correction_count) == (1, 1)
+    assert made.total == Decimal("0.06")
+
+
 def test_corrections_at_once_never_take_more_than_there_is(kept: Any) -> None:
     [conversion] = several(PartnerFactory(), 1)
     settling(conversion.partner)()

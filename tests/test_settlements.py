@@ -209,6 +209,25 @@ class TestASettlement:
         assert settlement.total == 100
         assert sum(line.payout for line in settlements.statement(settlement)) == 100
 
+    @pytest.mark.django_db(databases=["default", "other"])
+    def test_asks_the_database_that_it_writes_to(self, settings: Any) -> None:
+        """A replica has not heard yet of what was earned or corrected, nor of what is taken."""
+        conversion = earned()
+        corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+        settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
+        settlement = settle(conversion.partner)
+        assert settlement is not None
+        assert (settlement.conversion_count, settlement.correction_count) == (1, 1)
+        assert settlement.total == 6
+
+    @pytest.mark.django_db(databases=["default", "other"])
+    def test_is_of_what_was_shown_where_a_replica_is_behind(self, settings: Any) -> None:
+        conversion = earned()
+        settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
+        shown = settlements.balance(conversion.partner, "EUR", timezone.now())
+        assert shown == Balance(conversion_count=1, earned=Decimal(10))
+        assert settle(conversion.partner, expected=shown) is not None
+
 
 class TestTheBalance:
     def test_is_one_for_each_partner_and_currency(self, django_assert_num_queries: Any) -> None:
@@ -484,6 +503,52 @@ class TestACorrection:
         settlement = settle(conversion.partner)
         assert settlement is not None
         assert (settlement.earned, settlement.corrected) == (10, -4)
+
+    def test_before_it_is_settled_goes_along_whatever_the_moment(self) -> None:
+        """An order of October that is corrected in November, and settled with October."""
+        conversion, moment = earned(), timezone.now()
+        correction = corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+        shown = settlements.balance(conversion.partner, "EUR", moment)
+        assert shown == Balance(1, Decimal(10), 1, Decimal(-4))
+        drafted = settlements.draft(conversion.partner, "EUR", moment)
+        assert [line.correction for line in drafted] == [None, correction]
+        settlement = settlements.settle(conversion.partner, "EUR", moment, expected=shown)
+        assert settlement is not None
+        assert (settlement.before, settlement.total) == (moment, 6)
+        assert settle(conversion.partner) is None
+
+    def test_between_what_was_shown_and_the_settlement_is_shown_first(self) -> None:
+        conversion, moment = earned(), timezone.now()
+        shown = settlements.balance(conversion.partner, "EUR", moment)
+        corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+        assert settlements.settle(conversion.partner, "EUR", moment, expected=shown) is None
+        conversion.refresh_from_db()
+        assert conversion.settlement is None
+
+    def test_of_what_is_settled_later_stays_with_it(self) -> None:
+        """Whether it waits, was rejected, or was approved after the moment; another's goes."""
+        partner = PartnerFactory()
+        other = earned("5", visitor__partner=partner)
+        waiting, rejected = (earned(visitor__partner=partner) for _ in range(2))
+        for conversion in (waiting, rejected):
+            corrections.correct(conversion, payout=Decimal(-4), reason="A part")
+            decide(conversion, REJECTED)
+        decide(waiting, PENDING)
+        moment = timezone.now()
+        late = earned(visitor__partner=partner, decided_on=moment)
+        corrections.correct(late, payout=Decimal(-3), reason="A part")
+        corrections.correct(other, payout=Decimal(-1), reason="A part")
+        assert settlements.balance(partner, "EUR", moment) == Balance(1, Decimal(5), 1, Decimal(-1))
+        lines = list(settlements.draft(partner, "EUR", moment))
+        assert [line.conversion for line in lines] == [other, other]
+        settlement = settlements.settle(partner, "EUR", moment)
+        assert settlement is not None
+        assert (settlement.earned, settlement.corrected) == (5, -1)
+        decide(waiting, APPROVED)
+        settlement = settle(partner)
+        assert settlement is not None
+        # 6 of what waited, 7 of what was approved late.
+        assert settlement.total == 13
 
     def test_of_what_is_then_not_paid_is_taken_by_no_settlement(self) -> None:
         conversion = earned()

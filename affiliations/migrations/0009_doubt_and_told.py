@@ -26,6 +26,15 @@ class Migration(migrations.Migration):
             name="told",
             field=models.JSONField(blank=True, default=list, editable=False, verbose_name="told"),
         ),
+        migrations.AlterField(
+            model_name="settlement",
+            name="before",
+            field=models.DateTimeField(
+                help_text="What was approved before this moment, with its corrections; and "
+                "corrections until then of what was settled earlier.",
+                verbose_name="decided before",
+            ),
+        ),
         # The last, and so the first on the way back.
         migrations.RunPython(migrations.RunPython.noop, refuse),
     ]

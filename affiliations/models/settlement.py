@@ -41,7 +41,11 @@ class Settlement(models.Model):
         help_text=_("Your own number of it, such as that of a voucher or an invoice."),
     )
     before = models.DateTimeField(
-        _("decided before"), help_text=_("What was approved or corrected before this moment.")
+        _("decided before"),
+        help_text=_(
+            "What was approved before this moment, with its corrections; and corrections until "
+            "then of what was settled earlier."
+        ),
     )
     conversion_count = models.PositiveIntegerField(_("conversions"), default=0)
     # Wider than what is summed up.
