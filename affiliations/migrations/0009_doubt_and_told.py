@@ -35,6 +35,14 @@ class Migration(migrations.Migration):
                 verbose_name="decided before",
             ),
         ),
+        migrations.AddIndex(
+            model_name="callback",
+            index=models.Index(fields=["created_on"], name="affiliations_callback_made"),
+        ),
+        migrations.AddIndex(
+            model_name="callbackattempt",
+            index=models.Index(fields=["started_on"], name="affiliations_attempt_began"),
+        ),
         # The last, and so the first on the way back.
         migrations.RunPython(migrations.RunPython.noop, refuse),
     ]

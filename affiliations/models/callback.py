@@ -147,6 +147,7 @@ class Callback(models.Model):
                 fields=["status", "partner", "next_attempt_on"],
                 name="affiliations_callback_partner",
             ),
+            models.Index(fields=["created_on"], name="affiliations_callback_made"),
         ]
 
     def __str__(self) -> str:
@@ -198,6 +199,7 @@ class CallbackAttempt(models.Model):
                 fields=["callback", "number"], name="affiliations_attempt_numbered_once"
             )
         ]
+        indexes = [models.Index(fields=["started_on"], name="affiliations_attempt_began")]
 
     def __str__(self) -> str:
         return f"{self.number}"
