@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -269,6 +270,17 @@ def test_attempts_are_narrowed_by_the_trigger_that_they_tell_of(staff: Client) -
     ]
     page = staff.get(url(CallbackAttempt), {"trigger": "User registered"})
     assert list(page.context["cl"].result_list) == attempts[1:]
+
+
+def test_a_list_shows_which_trigger_it_is_narrowed_by_whatever_that_is(staff: Client) -> None:
+    of_old = CallbackFactory(conversion__subscription__trigger="Before <it> was renamed")
+    Subscription.objects.update(trigger="Renamed")
+    page = staff.get(url(Conversion), {"trigger": "Before <it> was renamed"})
+    assert list(page.context["cl"].result_list) == [of_old.conversion]
+    assert re.search('<li class="selected">[^/]*>Before &lt;it&gt; was renamed</a>', page.text)
+    for no_name in ("x" * 101, "\0"):
+        page = staff.get(url(Conversion), {"trigger": no_name}, follow=True)
+        assert f">{no_name}</a>" not in page.text
 
 
 def test_csv_files_say_everything_as_the_lists_do(staff: Client, settings: Any) -> None:
