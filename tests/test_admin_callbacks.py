@@ -331,3 +331,12 @@ def test_each_attempt_says_how_it_ended(staff: Client) -> None:
     assert narrowed.context["cl"].result_count == 2
     _header, first, _second = table(staff.get(url(CallbackAttempt, "csv")))
     assert first[:4] == [first[0], str(callback.pk), callback.partner.name, "1"]
+
+
+def test_the_file_of_attempts_names_a_partner_in_full(staff: Client) -> None:
+    name = "A partner whose name is longer than a column of the list"
+    callback = CallbackFactory(conversion__visitor__partner__name=name)
+    callback.attempts.create(number=1, started_on=timezone.now(), duration_ms=1)
+    header, row = table(staff.get(url(CallbackAttempt, "csv")))
+    assert row[header.index("Partner")] == name
+    assert name not in shown(staff.get(url(CallbackAttempt, "changelist")))
