@@ -56,6 +56,8 @@ def private(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse
 
     Whoever has none is told so in the same words, whether the link was revoked, never was one, or
     leads to what is not this partner's. Their answer is made without the host's context processors.
+
+    Times are told where the site is, as the days of the numbers are, whatever zone is activated.
     """
 
     @require_safe
@@ -65,7 +67,8 @@ def private(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse
         try:
             if partner is None:
                 raise Http404
-            response = view(request, partner, **which)
+            with timezone.override(timezone.get_default_timezone()):
+                response = view(request, partner, **which)
         except Http404:
             response = HttpResponseNotFound(render_to_string("affiliations/partner/not_found.html"))
         add_never_cache_headers(response)

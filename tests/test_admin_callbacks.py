@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -271,6 +272,17 @@ def test_attempts_are_narrowed_by_the_trigger_that_they_tell_of(staff: Client) -
     assert list(page.context["cl"].result_list) == attempts[1:]
 
 
+def test_a_list_shows_which_trigger_it_is_narrowed_by_whatever_that_is(staff: Client) -> None:
+    of_old = CallbackFactory(conversion__subscription__trigger="Before <it> was renamed")
+    Subscription.objects.update(trigger="Renamed")
+    page = staff.get(url(Conversion), {"trigger": "Before <it> was renamed"})
+    assert list(page.context["cl"].result_list) == [of_old.conversion]
+    assert re.search('<li class="selected">[^/]*>Before &lt;it&gt; was renamed</a>', page.text)
+    for no_name in ("x" * 101, "\0"):
+        page = staff.get(url(Conversion), {"trigger": no_name}, follow=True)
+        assert f">{no_name}</a>" not in page.text
+
+
 def test_csv_files_say_everything_as_the_lists_do(staff: Client, settings: Any) -> None:
     settings.LANGUAGE_CODE = "da"
     callback = CallbackFactory(status="exhausted")
@@ -319,3 +331,12 @@ def test_each_attempt_says_how_it_ended(staff: Client) -> None:
     assert narrowed.context["cl"].result_count == 2
     _header, first, _second = table(staff.get(url(CallbackAttempt, "csv")))
     assert first[:4] == [first[0], str(callback.pk), callback.partner.name, "1"]
+
+
+def test_the_file_of_attempts_names_a_partner_in_full(staff: Client) -> None:
+    name = "A partner whose name is longer than a column of the list"
+    callback = CallbackFactory(conversion__visitor__partner__name=name)
+    callback.attempts.create(number=1, started_on=timezone.now(), duration_ms=1)
+    header, row = table(staff.get(url(CallbackAttempt, "csv")))
+    assert row[header.index("Partner")] == name
+    assert name not in shown(staff.get(url(CallbackAttempt, "changelist")))

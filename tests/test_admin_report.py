@@ -22,7 +22,7 @@ from affiliations import periods
 from affiliations.admin import figures, questions
 from affiliations.admin import report as pages
 from affiliations.exceptions import Reason
-from affiliations.models import Conversion, Partner, UncountedClicks, Visitor
+from affiliations.models import Conversion, Partner, Subscription, UncountedClicks, Visitor
 from affiliations.reports import By, Numbers, Report
 from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory
 from tests.settings import MANY_ROWS
@@ -388,7 +388,8 @@ def test_days_of_ones_own_are_no_period_with_a_name(staff: Client) -> None:
         ({"until": "2126-03-02", "step": "month"}, "These are too many rows."),
         ({"step": "year"}, "Select a valid choice. year is not one of the available choices."),
         ({"by": "user"}, "Select a valid choice. user is not one of the available choices."),
-        ({"trigger": "Nothing"}, "Select a valid choice. Nothing is not one of the"),
+        ({"trigger": "a\0b"}, "Select a valid choice. a\0b is not one of the"),
+        ({"trigger": "x" * 101}, f"Select a valid choice. {'x' * 101} is not one of the"),
         ({"sub": "sub6", "label": "x"}, "Select a valid choice. sub6 is not one of the"),
         ({"sub": "sub1"}, "Write the label that the partner uses, such as “summer”."),
         ({"label": "summer"}, "Choose which of the five it is."),
@@ -487,6 +488,21 @@ def test_a_trigger_leads_to_a_report_about_it(staff: Client) -> None:
     rows = tables(staff.get(link(staff, "User registered", by="trigger")))
     assert rows["Over time"][-1][:3] == ["Total", "8", "1"]
     assert "By partner" in rows
+
+
+def test_a_trigger_that_was_renamed_leads_to_a_report_about_it_too(staff: Client) -> None:
+    one, _two = march()
+    convert(one, at(3), "20", trigger="Before <it> was renamed")
+    Subscription.objects.filter(trigger="Before <it> was renamed").update(trigger="Renamed")
+    page = staff.get(link(staff, "Before <it> was renamed", by="trigger"))
+    assert tables(page)["Over time"][-1][:3] == ["Total", "9", "1"]
+    assert '<option value="Before &lt;it&gt; was renamed" selected>' in page.text
+
+
+def test_a_trigger_that_never_was_has_nothing(staff: Client) -> None:
+    march()
+    for name in ("Nothing", "x" * 100):
+        assert tables(staff.get(PAGE, MARCH | {"trigger": name}))["Over time"][-1][2] == "0"
 
 
 def test_a_label_leads_to_a_report_about_it_and_none_leads_nowhere(staff: Client) -> None:

@@ -79,6 +79,15 @@ def buy(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(order.pk))
 
 
+def register(request: HttpRequest) -> HttpResponse:
+    """Register a user of the model that has an age."""
+    User = import_module("accounts").User
+    user = User(**{User.USERNAME_FIELD: "new@shop.example"})
+    user.age = int(request.POST["age"])
+    user.save()
+    return HttpResponse(str(user.pk))
+
+
 async def ship(request: HttpRequest) -> HttpResponse:
     order = await Order.objects.acreate()
     order.user = None
@@ -86,7 +95,12 @@ async def ship(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(order.pk))
 
 
-urlpatterns = [*usual_urlpatterns, path("buy/", buy), path("ship/", ship)]
+urlpatterns = [
+    *usual_urlpatterns,
+    path("buy/", buy),
+    path("register/", register),
+    path("ship/", ship),
+]
 
 
 class Block(NamedTuple):
@@ -159,6 +173,20 @@ def leads_somewhere(dotted: str) -> bool:
     return True
 
 
+@isolate_apps("tests.testapp")
+def user_with_an_age() -> type[Any]:
+    """Return the user model of a project that has its own; Django's and the tests' know no age."""
+
+    class User(get_user_model()):  # type: ignore[misc] # whichever it is
+        age: int
+
+        class Meta:
+            app_label = "testapp"
+            proxy = True
+
+    return User
+
+
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ModuleType]:
     """Make the modules of a page importable, as the app ``shop`` of the reader's project."""
@@ -173,6 +201,8 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ModuleType]:
         # "shop.Order" as a sender
         package.Order = Order  # type: ignore[attr-defined]
         add("shop.models").Order = Order  # type: ignore[attr-defined]
+        # "accounts.User" as a sender
+        add("accounts").User = user_with_an_age()  # type: ignore[attr-defined]
         for block in blocks(page, "python"):
             if block.file in ("settings.py", "shop/models.py"):
                 continue
@@ -298,12 +328,11 @@ def test_the_friday_trigger_counts_fridays_and_users_between_25_and_50(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     SubscriptionFactory(partner=steep_notes, trigger="Registered on a Friday")
-    monkeypatch.setattr(get_user_model(), "age", age, raising=False)
     monkeypatch.setattr(timezone, "localdate", lambda: day)
     shop(page)
     wire(triggers(page, "Registered on a Friday"))
     user = get_user_model()._default_manager.get(
-        pk=referred.post("/sign-up/", {"name": "new@shop.example"}).content.decode()
+        pk=referred.post("/register/", {"age": age}).content.decode()
     )
     assert [c.user for c in Conversion.objects.all()] == [user] * counted
     assert Callback.objects.count() == counted

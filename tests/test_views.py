@@ -15,6 +15,7 @@ from django.conf import settings as django_settings
 from django.http import HttpRequest
 from django.test import Client, override_settings
 from django.utils.html import strip_tags
+from django.utils.timezone import override
 
 from affiliations import corrections, decisions, settlements
 from affiliations.models import Conversion, Partner, Settlement, Subscription, Visitor
@@ -494,6 +495,18 @@ class TestThePage:
     ) -> None:
         with override_settings(USE_TZ=use_tz):
             assert "As of" in see(client, partner)
+
+    def test_tells_all_times_where_the_site_is_as_its_days_are(
+        self, client: Client, partner: Partner, subscription: Subscription
+    ) -> None:
+        night = NOW.replace(hour=0, minute=30, second=0)
+        convert(subscription, created_on=night)
+        with override("Pacific/Kiritimati"):
+            page = see(client, partner)
+            [row] = file(client.get(link(partner, "conversions.csv")))
+        assert "(UTC)" in page
+        assert f"{night:%m/%d/%Y} 12:30 a.m." in page
+        assert row["Date"] == f"{night:%Y-%m-%d} 00:30:00"
 
 
 class TestTheFileOfConversions:

@@ -2,7 +2,7 @@
 The Admin: staff run partners and subscriptions, and look at what has happened.
 
 Django's autodiscover imports this package, so it imports its rooms, whose classes register
-themselves: beside ``models/`` the one ``__init__`` that imports anything.
+themselves.
 """
 
 from affiliations.admin import (

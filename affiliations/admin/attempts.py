@@ -16,7 +16,7 @@ from affiliations.admin.filters import (
     StartedFilter,
     TestFilter,
 )
-from affiliations.admin.lists import FactAdmin, badge, link, short
+from affiliations.admin.lists import FactAdmin, badge, short
 from affiliations.admin.searches import MEANT, ExactSearch, as_key, callbacks_meant
 from affiliations.models import Callback, CallbackAttempt
 
@@ -58,7 +58,7 @@ class CallbackAttemptInline(admin.TabularInline):
 class CallbackAttemptAdmin(ExactSearch, FactAdmin):
     """How each attempt at a callback ended, over all of them."""
 
-    list_display = ["key", "of", "partner", "number", "ended", "status_code", "duration_ms",
+    list_display = ["key", "of", "who", "number", "ended", "status_code", "duration_ms",
                     "manual", "started_on"]  # fmt: skip
     list_filter = [CallbackPartnerFilter, AttemptTriggerFilter, "error", TestFilter, StartedFilter]
     sortable_by = ["key"]
@@ -91,7 +91,7 @@ class CallbackAttemptAdmin(ExactSearch, FactAdmin):
     @admin.display(description=_("callback"))
     def of(self, attempt: CallbackAttempt) -> str:
         """Return the callback."""
-        return link(attempt.callback, attempt.callback_id)
+        return self.link(attempt.callback, attempt.callback_id)
 
     @admin.display(description=_("callback"))
     def callback_id(self, attempt: CallbackAttempt) -> int:
@@ -99,9 +99,14 @@ class CallbackAttemptAdmin(ExactSearch, FactAdmin):
         return attempt.callback_id
 
     @admin.display(description=_("partner"))
+    def who(self, attempt: CallbackAttempt) -> str:
+        """Return who was called, as far as there is room."""
+        return short(attempt.callback.partner)
+
+    @admin.display(description=_("partner"))
     def partner(self, attempt: CallbackAttempt) -> str:
         """Return who was called."""
-        return short(attempt.callback.partner)
+        return str(attempt.callback.partner)
 
     @admin.display(description=_("result"))
     def ended(self, attempt: CallbackAttempt) -> str:

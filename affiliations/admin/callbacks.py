@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from affiliations.admin.attempts import CallbackAttemptInline
 from affiliations.admin.decisions import ReasonForm, ask_about_all
 from affiliations.admin.filters import CallbackTriggerFilter, DatesFilter, PartnerFilter, TestFilter
-from affiliations.admin.lists import FactAdmin, badge, link, short
+from affiliations.admin.lists import FactAdmin, badge, short
 from affiliations.admin.pages import may_view, row_page
 from affiliations.admin.searches import ExactSearch, callbacks_meant
 from affiliations.callbacks import outbox, wording
@@ -146,7 +146,7 @@ class CallbackAdmin(ExactSearch, FactAdmin):
     def of(self, callback: Callback) -> str:
         """Return the conversion, by its reference where it has one."""
         words = self.tells_of(callback)
-        return link(callback.conversion, words) if callback.conversion else words
+        return self.link(callback.conversion, words) if callback.conversion else words
 
     @admin.display(description=_("tells of"))
     def tells_of(self, callback: Callback) -> str:
@@ -156,7 +156,7 @@ class CallbackAdmin(ExactSearch, FactAdmin):
     @admin.display(description=_("visitor"))
     def visitor(self, callback: Callback) -> str:
         """Return who was credited."""
-        return link(callback.conversion.visitor) if callback.conversion else "-"
+        return self.link(callback.conversion.visitor) if callback.conversion else "-"
 
     @admin.display(description=_("visitor"))
     def visitor_id(self, callback: Callback) -> str:

@@ -74,7 +74,7 @@ class ConversionAdmin(CorrectPage, ExactSearch, FactAdmin):
 
     def get_panels(self, request: HttpRequest, row: Conversion) -> dict[str, Any]:
         """Tell the story, and show the callbacks and what else the visitor did."""
-        return told(request, row.visitor_id, row.pk)
+        return told(self, request, row.visitor_id, row.pk)
 
     def offers(self, name: str, row: Conversion) -> bool:
         """Offer the decisions that can be made."""

@@ -13,7 +13,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from affiliations import conversions, payouts
-from affiliations.admin.pages import RowPagesMixin, may_view, row_page, row_url
+from affiliations.admin.pages import RowPagesMixin, may_view, row_page
 from affiliations.exceptions import NotCounted, Reason
 from affiliations.models import Conversion, Partner, Subscription, Visitor
 
@@ -152,5 +152,5 @@ class CreditPage(RowPagesMixin):
         message = gettext("Credited by hand: %(reason)s") % {"reason": reason}
         self.log_addition(request, conversion, message)
         self.message_user(request, message)
-        after = conversion if may_view(request, Conversion) else row
-        return HttpResponseRedirect(row_url(after, site=self.admin_site.name))
+        after = self.link_url(conversion) if may_view(request, Conversion) else ""
+        return HttpResponseRedirect(after or self.row_url(row))

@@ -19,7 +19,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from affiliations.admin.decisions import FraudForm, stop_for_fraud
-from affiliations.admin.pages import RowPagesMixin, list_url, may_view, row_page, row_url
+from affiliations.admin.pages import RowPagesMixin, list_url, may_view, row_page
 from affiliations.conf import settings
 from affiliations.models import Callback, Conversion, Partner, Visitor
 
@@ -128,7 +128,7 @@ class DealPages(RowPagesMixin):
         return {
             "link": form.link(row),
             "link_form": form,
-            "link_url": row_url(row, "link", site=self.admin_site.name),
+            "link_url": self.row_url(row, "link"),
             "site_page": get_script_prefix(),
             "lists": [
                 (
@@ -136,7 +136,7 @@ class DealPages(RowPagesMixin):
                     model._meta.verbose_name_plural,
                 )
                 for model in (Visitor, Conversion, Callback)
-                if may_view(request, model)
+                if may_view(request, model) and self.admin_site.is_registered(model)
             ],
         }
 
@@ -176,8 +176,7 @@ class DealPages(RowPagesMixin):
             "form": form,
             "link": link,
             "tests": [
-                (one, row_url(one, site=self.admin_site.name) if sees else "")
-                for one in tests.order_by("-pk")[:_TESTS]
+                (one, self.link_url(one) if sees else "") for one in tests.order_by("-pk")[:_TESTS]
             ],
             "triggers": partner.subscriptions.filter(active=True).order_by("pk"),
         }

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 #: So many partners are offered by name, and so many are looked for at once.
 _PARTNERS = 100
+#: So many triggers are offered that somebody subscribes to, and a name has so many characters.
 _TRIGGERS = 100
+_NAME = 100
 #: What asks for tests, or for all but them, in the address of any list that has some.
 IS_TEST = "is_test__exact"
 #: Of so many days are numbers where nobody asks for others.
@@ -110,7 +112,7 @@ class CallbackPartnerFilter(PartnerFilter):
 
 
 class TriggerFilter(admin.SimpleListFilter):
-    """By trigger: those of the settings, and those that somebody subscribes to."""
+    """By trigger, also by one that is called otherwise by now."""
 
     title = _("trigger")
     parameter_name = "trigger"
@@ -118,9 +120,7 @@ class TriggerFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
         """Return the names; not those of all rows, which would be looked through for it."""
-        subscribed = Subscription.objects.order_by("trigger").values_list("trigger", flat=True)
-        names = dict.fromkeys([*settings.counting_triggers, *subscribed.distinct()[:_TRIGGERS]])
-        return [(name, name) for name in names]
+        return [(name, name) for name in trigger_names(self.value() or "")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         """Keep what the trigger has counted."""
@@ -248,3 +248,16 @@ class StartedFilter(DatesFilter):
     """By the day of an attempt."""
 
     path = "started_on"
+
+
+def trigger_names(asked: str) -> list[str]:
+    """
+    Return the names of triggers: of the settings, those subscribed to, and the one asked for.
+
+    What a renamed trigger has counted keeps the old name. What can be no name is left out.
+    """
+    subscribed = Subscription.objects.order_by("trigger").values_list("trigger", flat=True)
+    names = [*settings.counting_triggers, *subscribed.distinct()[:_TRIGGERS]]
+    if 0 < len(asked) <= _NAME and "\0" not in asked:
+        names.append(asked)
+    return list(dict.fromkeys(names))

@@ -22,7 +22,7 @@ from django.utils.translation import gettext
 
 from affiliations import batches, exports
 from affiliations.admin.filters import IS_TEST
-from affiliations.admin.pages import TONES, RowPagesMixin, may_view, row_url
+from affiliations.admin.pages import TONES, RowPagesMixin, may_view
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
@@ -63,11 +63,6 @@ def badge(value: str, label: Any) -> str:
 def marked(text: str, *, is_test: bool) -> str:
     """Mark in a list what is a test, and in no number."""
     return format_html("{} {}", text, badge("test", gettext("test"))) if is_test else text
-
-
-def link(row: models.Model, text: object = None) -> str:
-    """Return a link to a row in the Admin."""
-    return format_html('<a href="{}">{}</a>', row_url(row), text or row)
 
 
 def short(text: object) -> str:
@@ -117,6 +112,11 @@ class FactAdmin(RowPagesMixin, ListAdmin):
     #: shown to those who may not look at it.
     plain: Mapping[str, tuple[type[models.Model], str]] = {}
     ordering = ["-pk"]
+
+    def link(self, row: models.Model, text: object = None) -> str:
+        """Return a link to a row, or its text alone where this site knows no such rows."""
+        url = self.link_url(row)
+        return format_html('<a href="{}">{}</a>', url, text or row) if url else str(text or row)
 
     @admin.display(description="ID", ordering="pk")
     def key(self, row: models.Model) -> str:

@@ -93,8 +93,17 @@ class RowPagesMixin(admin.ModelAdmin):
         return {}
 
     def row_url(self, row: Any, name: str = "change") -> str:
-        """Return the address of a page of a row."""
-        return row_url(row, name, site=self.admin_site.name)
+        """Return the address of a page of a row, on the same site as this."""
+        opts = row._meta
+        return reverse(
+            f"admin:{opts.app_label}_{opts.model_name}_{name}",
+            args=[quote(row.pk)],
+            current_app=self.admin_site.name,
+        )
+
+    def link_url(self, row: models.Model, name: str = "change") -> str:
+        """Return the same, or nothing where this site knows no such rows."""
+        return self.row_url(row, name) if self.admin_site.is_registered(type(row)) else ""
 
     def row_response(
         self,
@@ -156,15 +165,7 @@ def may_view(request: HttpRequest, model: type[models.Model]) -> bool:
     return any(request.user.has_perm(f"{model._meta.app_label}.{name}") for name in names)
 
 
-def list_url(model: type[models.Model], *, site: str = "admin") -> str:
+def list_url(model: type[models.Model], *, site: str) -> str:
     """Return the address of the list of a model in the Admin."""
     opts = model._meta
     return reverse(f"admin:{opts.app_label}_{opts.model_name}_changelist", current_app=site)
-
-
-def row_url(row: models.Model, name: str = "change", *, site: str = "admin") -> str:
-    """Return the address of a page of a row in the Admin."""
-    opts = row._meta
-    return reverse(
-        f"admin:{opts.app_label}_{opts.model_name}_{name}", args=[quote(row.pk)], current_app=site
-    )

@@ -18,7 +18,7 @@ from affiliations.admin.deals import DealPages
 from affiliations.admin.filters import RECENT_DAYS, PeriodFilter
 from affiliations.admin.lists import ListAdmin, short
 from affiliations.admin.page_links import PageLinkPage
-from affiliations.admin.pages import may_view, row_url
+from affiliations.admin.pages import may_view
 from affiliations.admin.settlements import SettlePage
 from affiliations.admin.subscriptions import (
     SubscriptionInline,
@@ -189,14 +189,18 @@ class PartnerAdmin(DealPages, PageLinkPage, SettlePage, CreditPage, ListAdmin):
             "charts": [] if numbers.is_empty else charts.over_time(Step.DAY, numbers),
             "days": [(day, figures.named(of_day)) for (day, _none), of_day in numbers.rows.items()],
             "health": health(partner=row),
-            "latest": latest_callbacks(request, row.callbacks.all()),
-            "suspended": [why_suspended(request, one) for one in suspended],
+            "latest": latest_callbacks(self, request, row.callbacks.all()),
+            "suspended": [why_suspended(self, request, one) for one in suspended],
             "uncounted_clicks": [
                 (labels.get(reason, reason), count)
                 for reason, count in reports.uncounted(recent, row)
             ],
             "uncounted_triggers": [
-                (one, labels.get(one.reason, one.reason), row_url(one.visitor) if sees else "")
+                (
+                    one,
+                    labels.get(one.reason, one.reason),
+                    self.link_url(one.visitor) if sees else "",
+                )
                 for one in UncountedTrigger.objects.of(row, midnight(recent.first), _UNCOUNTED)
             ],
         }

@@ -13,8 +13,8 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from affiliations.conf import settings
-from affiliations.models import Partner, Subscription
+from affiliations.admin.filters import trigger_names
+from affiliations.models import Partner
 from affiliations.periods import FIRST, LAST, Period, Step, today
 from affiliations.reports import By
 
@@ -35,8 +35,8 @@ _USUAL = "30"
 #: A table has so many rows, and a chart so many bars: a leap year by day.
 ROWS = 366
 _DAYS = {Step.DAY: 1, Step.WEEK: 7, Step.MONTH: 31}
-#: So many partners are offered by name, so many are named as meant, and so many triggers offered.
-_OFFERED, _MEANT, _TRIGGERS = 100, 3, 100
+#: So many partners are offered by name, and so many are named as meant.
+_OFFERED, _MEANT = 100, 3
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class QuestionForm(forms.Form):
         self.preset = data.get("period")
         self.fields["trigger"].choices = [  # type: ignore[attr-defined] # a select
             ("", _("all")),
-            *((name, Truncator(name).chars(60)) for name in _triggers()),
+            *((name, Truncator(name).chars(60)) for name in trigger_names(data.get("trigger", ""))),
         ]
 
     @cached_property
@@ -198,9 +198,3 @@ def _reckonable(day: date) -> date:
     for validator in (MinValueValidator(FIRST), MaxValueValidator(LAST)):
         validator(day)
     return day
-
-
-def _triggers() -> list[str]:
-    """Return the names of triggers: of the settings, and those that somebody subscribes to."""
-    subscribed = Subscription.objects.order_by("trigger").values_list("trigger", flat=True)
-    return list(dict.fromkeys([*settings.counting_triggers, *subscribed.distinct()[:_TRIGGERS]]))

@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy as _
 from affiliations import exports, settlements
 from affiliations.admin.filters import DatesFilter, PartnerFilter
 from affiliations.admin.lists import FactAdmin
-from affiliations.admin.pages import RowPagesMixin, may_view, row_page, row_url
+from affiliations.admin.pages import RowPagesMixin, may_view, row_page
 from affiliations.admin.settling import SettleForm, WhatForm
 from affiliations.amounts import money, unbroken
 from affiliations.models import Conversion, Partner, Settlement
@@ -57,8 +57,9 @@ class SettlePage(RowPagesMixin):
     """The button on the page of a partner that leads to what is open."""
 
     def has_settle_permission(self, request: HttpRequest, obj: Partner | None = None) -> bool:
-        """Tell whether somebody may settle."""
-        return request.user.has_perm("affiliations.add_settlement")
+        """Tell whether somebody may settle, and this site has the page to do it on."""
+        may_settle = request.user.has_perm("affiliations.add_settlement")
+        return may_settle and self.admin_site.is_registered(Settlement)
 
     @row_page(_("Settle"), permission="settle")
     def settle(self, request: HttpRequest, partner: Partner) -> HttpResponse:
@@ -140,7 +141,7 @@ class SettlementAdmin(FactAdmin):
                 "corrected": money(settlement.corrected, settlement.currency),
                 "count": count,
             }
-            | _shown(request, lines, settlement.currency, count),
+            | _shown(self, request, lines, settlement.currency, count),
         )
 
     @row_page(_("Download as CSV"), permission="view")
@@ -226,7 +227,7 @@ class SettlementAdmin(FactAdmin):
                 "corrected": money(balance.corrected, currency),
                 "count": count,
             }
-            | _shown(request, settlements.draft(partner, currency, before), currency, count),
+            | _shown(self, request, settlements.draft(partner, currency, before), currency, count),
         )
 
     def _settled(self, request: HttpRequest, settlement: Settlement) -> HttpResponse:
@@ -273,7 +274,11 @@ def _beginning(day: date | None) -> datetime:
 
 
 def _shown(
-    request: HttpRequest, lines: Iterator[Line], currency: str, count: int
+    model_admin: RowPagesMixin,
+    request: HttpRequest,
+    lines: Iterator[Line],
+    currency: str,
+    count: int,
 ) -> dict[str, Any]:
     """Return the lines that are on a page, and whether there are more."""
     sees = may_view(request, Conversion)
@@ -282,7 +287,7 @@ def _shown(
             "line": line,
             "what": line.what,
             "why": line.why,
-            "url": row_url(line.conversion) if sees else "",
+            "url": model_admin.link_url(line.conversion) if sees else "",
             "amount": ("" if line.amount is None else money(line.amount, line.conversion.currency)),
             "payout": money(line.payout, currency),
         }

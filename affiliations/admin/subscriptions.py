@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from affiliations.admin.callback_urls import CallbackURLFields, PreviewMixin, preview
 from affiliations.admin.filters import PartnerFilter, TriggerFilter
 from affiliations.admin.lists import ListAdmin, badge, short
-from affiliations.admin.pages import TONES, RowPagesMixin, may_view, row_page, row_url
+from affiliations.admin.pages import TONES, RowPagesMixin, may_view, row_page
 from affiliations.conf import settings
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
@@ -163,8 +163,8 @@ class SubscriptionAdmin(PreviewMixin, CallbackURLFields, RowPagesMixin, ListAdmi
     def get_panels(self, request: HttpRequest, row: Subscription) -> dict[str, Any]:
         """Show why callbacks are suspended, and the last ones."""
         return {
-            "suspended": [why_suspended(request, row)] if row.callbacks_suspended_on else [],
-            "latest": latest_callbacks(request, row.callbacks.all()),
+            "suspended": [why_suspended(self, request, row)] if row.callbacks_suspended_on else [],
+            "latest": latest_callbacks(self, request, row.callbacks.all()),
         }
 
     @admin.display(description=_("trigger"), ordering="trigger")
@@ -232,11 +232,16 @@ class SubscriptionAdmin(PreviewMixin, CallbackURLFields, RowPagesMixin, ListAdmi
             )
             return self.done(request, subscription, text % {"count": count})
         return self.row_response(
-            request, subscription, "resume", {"suspended": [why_suspended(request, subscription)]}
+            request,
+            subscription,
+            "resume",
+            {"suspended": [why_suspended(self, request, subscription)]},
         )
 
 
-def why_suspended(request: HttpRequest, subscription: Subscription) -> dict[str, Any]:
+def why_suspended(
+    model_admin: RowPagesMixin, request: HttpRequest, subscription: Subscription
+) -> dict[str, Any]:
     """Return why callbacks of a subscription are suspended, and what is held."""
     may_resume = request.user.has_perm("affiliations.change_subscription")
     held = subscription.callbacks.filter(status=Callback.Status.HELD)
@@ -246,12 +251,12 @@ def why_suspended(request: HttpRequest, subscription: Subscription) -> dict[str,
         "subscription": subscription,
         "last": may_view(request, Callback) and failed.order_by("-started_on").first(),
         "held": held.aggregate(count=Count("pk"))["count"],
-        "resume_url": row_url(subscription, "resume") if may_resume else "",
+        "resume_url": model_admin.link_url(subscription, "resume") if may_resume else "",
     }
 
 
 def latest_callbacks(
-    request: HttpRequest, callbacks: models.QuerySet[Callback]
+    model_admin: RowPagesMixin, request: HttpRequest, callbacks: models.QuerySet[Callback]
 ) -> list[Any] | None:
     """
     Return the last callbacks for a template: each with its address, its tone and its attempt.
@@ -266,6 +271,11 @@ def latest_callbacks(
         .order_by("-pk")[:LATEST]
     )
     return [
-        (one, row_url(one), TONES[one.status], next(reversed(one.attempts.all()), None))
+        (
+            one,
+            model_admin.link_url(one),
+            TONES[one.status],
+            next(reversed(one.attempts.all()), None),
+        )
         for one in latest
     ]

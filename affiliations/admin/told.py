@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from django.urls import NoReverseMatch
 from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 
 from affiliations import stories
-from affiliations.admin.pages import TONES, may_view, row_url
+from affiliations.admin.pages import TONES, may_view
 from affiliations.models import Callback, CallbackAttempt, Conversion
 
 if TYPE_CHECKING:
@@ -19,11 +18,18 @@ if TYPE_CHECKING:
     from django.db.models import Model
     from django.http import HttpRequest
 
+    from affiliations.admin.pages import RowPagesMixin
+
 #: What turns the direction of a sentence in which a visitor's text stands.
 _DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def told(request: HttpRequest, visitor_id: int, conversion_id: int | None = None) -> dict[str, Any]:
+def told(
+    model_admin: RowPagesMixin,
+    request: HttpRequest,
+    visitor_id: int,
+    conversion_id: int | None = None,
+) -> dict[str, Any]:
     """
     Return the story of a visitor for a template, and the rows that it is about.
 
@@ -42,16 +48,23 @@ def told(request: HttpRequest, visitor_id: int, conversion_id: int | None = None
     ]
     return {
         "story": [
-            (line.on, _DIRECTION.sub("", line.text), _url(request, line.about))
+            (line.on, _DIRECTION.sub("", line.text), _url(model_admin, request, line.about))
             for line in story.lines
             if hears or not isinstance(line.about, (Callback, CallbackAttempt))
         ],
         "counted": [
-            (conversion, row_url(conversion), TONES[conversion.status], waited(conversion))
+            (
+                conversion,
+                model_admin.link_url(conversion),
+                TONES[conversion.status],
+                waited(conversion),
+            )
             for conversion in counted
             if counts and conversion.pk != conversion_id
         ],
-        "told": [(one, row_url(one), TONES[one.status], _(one.reason)) for one in callbacks],
+        "told": [
+            (one, model_admin.link_url(one), TONES[one.status], _(one.reason)) for one in callbacks
+        ],
     }
 
 
@@ -66,13 +79,9 @@ def since(start: datetime, end: datetime) -> str:
     return timesince(start, end) if minutes >= 1 else _("less than a minute")
 
 
-def _url(request: HttpRequest, row: Model) -> str:
+def _url(model_admin: RowPagesMixin, request: HttpRequest, row: Model) -> str:
     """Return the address of what a line is about; an attempt stands on its callback's page."""
     if isinstance(row, CallbackAttempt):
-        return f"{row_url(row.callback)}#attempts-group"
-    if not may_view(request, type(row)):
-        return ""
-    try:
-        return row_url(row)
-    except NoReverseMatch:
-        return ""
+        url = model_admin.link_url(row.callback)
+        return f"{url}#attempts-group" if url else ""
+    return model_admin.link_url(row) if may_view(request, type(row)) else ""

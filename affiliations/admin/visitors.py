@@ -13,7 +13,7 @@ from django.utils.translation import pgettext_lazy
 
 from affiliations.admin.credits import CreditPage
 from affiliations.admin.filters import PartnerFilter, ReferredFilter
-from affiliations.admin.lists import FactAdmin, link, marked, short
+from affiliations.admin.lists import FactAdmin, marked, short
 from affiliations.admin.searches import MEANT, ExactSearch, as_key, users_found
 from affiliations.admin.told import told
 from affiliations.models import Conversion, UncountedTrigger, Visitor
@@ -84,7 +84,7 @@ class VisitorAdmin(CreditPage, ExactSearch, FactAdmin):
 
     def get_panels(self, request: HttpRequest, row: Visitor) -> dict[str, Any]:
         """Tell the story, and show what was counted."""
-        return told(request, row.pk)
+        return told(self, request, row.pk)
 
     @admin.display(description=_("partner"))
     def sender(self, visitor: Visitor) -> str:
@@ -100,4 +100,4 @@ class VisitorAdmin(CreditPage, ExactSearch, FactAdmin):
     def displaced(self, visitor: Visitor) -> str:
         """Return the referrals that took the place of this one."""
         others = visitor.displaced_by.order_by("pk")[:20]
-        return format_html_join(", ", "{}", ((link(other),) for other in others)) or "-"
+        return format_html_join(", ", "{}", ((self.link(other),) for other in others)) or "-"
