@@ -93,6 +93,13 @@ class TestSendingAgain:
         assert message in shown(page)
         assert said(callback) == []
 
+    def test_with_a_url_that_there_is_not_any_more_says_so(self, staff: Client) -> None:
+        callback = CallbackFactory()
+        Subscription.objects.update(callback_url="")
+        page = staff.post(url(callback, "resend_anew"), follow=True)
+        assert "This subscription has no callback URL, so nobody is called." in shown(page)
+        assert said(callback) == []
+
     def test_is_not_for_tests_of_an_address(self, staff: Client) -> None:
         callback = test_callback()
         page = staff.get(url(callback)).text
