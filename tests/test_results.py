@@ -375,18 +375,6 @@ class TestTwoAtOnce:
         second.refresh_from_db()
         assert (first.status, second.status) == (Status.CANCELLED, Status.DELIVERED)
 
-    def test_all_of_a_subscription_are_held_while_some_of_them_are_recorded(
-        self, subscription: Subscription
-    ) -> None:
-        first, second, third = self.claimed(subscription, subscription, subscription)
-        self.failing(subscription)
-        self.together(
-            (self.CALLBACK, lambda: results.record([sent(first, OK), sent(second, OK)])),
-            (self.SUBSCRIPTION, lambda: results.record([sent(third, FAILED)])),
-        )
-        states = Callback.objects.order_by("pk").values_list("status", flat=True)
-        assert list(states)[:2] == [Status.DELIVERED] * 2
-
     def test_two_have_delivered_the_same_callback(self, subscription: Subscription) -> None:
         (slow,) = self.claimed(subscription)
         lease_ends()
