@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -39,6 +41,29 @@ from tests.testapp.models import Order
 pytestmark = pytest.mark.django_db
 
 Status = Callback.Status
+
+
+@contextmanager
+def over_and_over(work: Callable[[], object]) -> Iterator[None]:
+    """Let two others do something all the time."""
+    done = threading.Event()
+
+    def do() -> None:
+        try:
+            while not done.is_set():
+                work()
+        finally:
+            connection.close()
+
+    others = [threading.Thread(target=do) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for other in others:
+            other.join(30)
 
 
 def ago(days: int) -> datetime:
@@ -197,24 +222,8 @@ class TestThePurge:
         """(SQLite) A transaction that reads before it writes fails beside another writer."""
         subscription = SubscriptionFactory()
         delivered(60, subscription)
-        done = threading.Event()
-
-        def write() -> None:
-            try:
-                while not done.is_set():
-                    Subscription.objects.update(failure_count=1)
-            finally:
-                connection.close()
-
-        writers = [threading.Thread(target=write) for _ in range(2)]
-        for writer in writers:
-            writer.start()
-        try:
+        with over_and_over(lambda: Subscription.objects.update(failure_count=1)):
             assert sum(retention.purge(ago(90), batch=2)) == 60
-        finally:
-            done.set()
-            for writer in writers:
-                writer.join(30)
 
 
 class TestTheCommand:
@@ -455,21 +464,5 @@ def test_a_purge_of_visitors_works_while_others_arrive() -> None:
     """(SQLite) A transaction that reads before it writes fails beside another writer."""
     partner = PartnerFactory()
     came(40, partner=partner)
-    done = threading.Event()
-
-    def arrive() -> None:
-        try:
-            while not done.is_set():
-                VisitorFactory(partner=partner)
-        finally:
-            connection.close()
-
-    others = [threading.Thread(target=arrive) for _ in range(2)]
-    for other in others:
-        other.start()
-    try:
+    with over_and_over(lambda: VisitorFactory(partner=partner)):
         assert sum(privacy.purge(ago(10), batch=2)) == 40
-    finally:
-        done.set()
-        for other in others:
-            other.join(30)

@@ -120,7 +120,7 @@ def resume(subscription: Subscription) -> int:
     Subscription.objects.filter(pk=subscription.pk).update(
         callbacks_suspended_on=None, failure_count=0, failing_since=None
     )
-    return _let_go(subscription.pk, handover.after_commit)
+    return _let_go(subscription.pk, then=handover.after_commit)
 
 
 def let_go_forgotten() -> None:
@@ -133,7 +133,7 @@ def let_go_forgotten() -> None:
         held = Callback.objects.using(_database()).filter(status=Status.HELD).order_by()
         forgotten = held.exclude(subscription__in=Subscription.objects.filter(_SUSPENDED))
         for subscription in list(forgotten.values_list("subscription", flat=True).distinct()):
-            _let_go(subscription, lambda keys: None)  # whoever sweeps sends them
+            _let_go(subscription)  # whoever sweeps sends them
     except (DatabaseError, InterfaceError):
         logger.exception("What is held for nothing could not be let go.")
 
@@ -165,9 +165,9 @@ def _suspend(subscription_ids: Iterable[int], now: datetime) -> list[int]:
     return suspended
 
 
-def _let_go(subscription: int, then: Callable[[Sequence[int]], None]) -> int:
+def _let_go(subscription: int, **then: Callable[[Sequence[int]], None]) -> int:
     changes = {"status": Status.QUEUED, "next_attempt_on": timezone.now()}
-    return _move(subscription, ~_SUSPENDED, Status.HELD, changes, then)
+    return _move(subscription, ~_SUSPENDED, Status.HELD, changes, **then)
 
 
 def _move(
