@@ -1,8 +1,7 @@
 """
-The door: a request with a partner's link in it becomes a visitor and a redirect.
+The middleware: a request for a partner's link becomes a visitor and a redirect.
 
-Everything else passes with the request bound for django-tls and nothing more: no query, no look
-into the session.
+Any other request is only bound for django-tls: no query, and the session is not read.
 """
 
 from __future__ import annotations
@@ -10,35 +9,30 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
-from crawleruseragents import is_crawler
 from django.core.exceptions import SuspiciousOperation
-from django.http import HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.utils.cache import add_never_cache_headers
 from django.utils.functional import LazyObject, empty
 
-from affiliations import clicks, consent, context, visitors
-from affiliations.clicks import Click
-from affiliations.conf import settings
 from affiliations.exceptions import Reason
-
-if TYPE_CHECKING:
-    from django.http import HttpRequest
-    from django.http.response import HttpResponseBase
-
-    from affiliations.models import Partner
+from affiliations.models import Partner, Visitor
+from affiliations.tracking import binding, clicks, consent, visitors
+from affiliations.tracking.clicks import Click
+from affiliations.tracking.state import STATE, RequestState
 
 logger = logging.getLogger("affiliations")
 
 
 class AffiliateVisitorsRegistrationMiddleware:
     """
-    Register the visitors whom partners send, and bind each request for django-tls.
+    Register visitors who follow a partner's link, and bind each request for django-tls.
 
-    It stands behind the session's and the authentication's middleware.
-    ``request.affiliate_visitor`` is the request's open referral, looked up when first tested.
+    List it below the middleware of sessions and authentication. ``request.affiliate_visitor`` is
+    the current visitor, looked up when it is first used.
     """
 
     sync_capable = True
@@ -53,65 +47,95 @@ class AffiliateVisitorsRegistrationMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Answer a partner's link at once, before any view; hand everything else on."""
         if self.is_async:
             return self.__acall__(request)
         request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined] # ours
-        response: HttpResponseBase | None = None
-        with context.binding(request):
+        response: Any = None
+        outer = binding.bind(request)
+        try:
             if (click := Click.of(request)) is not None:
-                response = Landing(request, click).answer()
+                response = ClickResponse(request, click).answer()
             if response is None:
-                response = cast("HttpResponseBase", self.get_response(request))
-        return _on_way_out(request, response, click)
+                response = self.get_response(request)
+            # A path without a page may be a link that was bent.
+            if click is None and response.status_code == 404:
+                click = Click.in_path(request)
+                response = (click and ClickResponse(request, click).answer()) or response
+            return _leave(request, outer, response, click)
+        except BaseException:
+            binding.end(request, outer)
+            raise
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         request.affiliate_visitor = LazyVisitor(request)  # type: ignore[attr-defined] # ours
         response: HttpResponseBase | None = None
-        with context.binding(request):
+        outer = binding.bind(request)
+        try:
             if (click := Click.of(request)) is not None:
-                response = await sync_to_async(Landing(request, click).answer)()
+                response = await sync_to_async(ClickResponse(request, click).answer)()
             if response is None:
                 response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
-        return _on_way_out(request, response, click)
+            if click is None and response.status_code == 404:
+                click = Click.in_path(request)
+                late = click and await sync_to_async(ClickResponse(request, click).answer)()
+                response = late or response
+            return _leave(request, outer, response, click)
+        except BaseException:
+            binding.end(request, outer)
+            raise
 
 
-def _on_way_out(
-    request: HttpRequest, response: HttpResponseBase, click: Click | None
+def _leave(
+    request: HttpRequest,
+    outer: HttpRequest | None,
+    response: HttpResponseBase,
+    click: Click | None,
 ) -> HttpResponseBase:
     if click is not None:
-        # Whatever the answer to the link is: the next one's click must come to us as well.
+        # Also of an error: the click of the next visitor must not be answered by a cache.
         add_never_cache_headers(response)
-    visitors.leave(request, response)
-    return response
+    if STATE in request.__dict__:
+        visitors.leave(request, response)
+    return binding.until_closed(request, outer, response)
 
 
 class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs alone
     """
-    ``request.affiliate_visitor``: the request's open referral, looked up when first tested.
+    ``request.affiliate_visitor``, looked up when it is first used.
 
-    Each request of the site makes one, so it is made without the detours of ``SimpleLazyObject``,
-    which cost a page as much as the binding does.
+    Each request of the site creates one. Creating a ``SimpleLazyObject`` would take as long as the
+    binding.
     """
 
-    _wrapped = empty
+    _visitor: Any = empty
 
     def __init__(self, request: HttpRequest) -> None:
         object.__setattr__(self, "_request", request)
 
-    def _setup(self) -> None:
-        self._wrapped = visitors.current(self._request)
+    @property
+    def _wrapped(self) -> Visitor | None:
+        """
+        Return the visitor, and ask at each use.
+
+        A cache inside, such as ``cache_page()``, must know of a view that uses the visitor whom a
+        middleware outside has looked up.
+        """
+        RequestState.ask(self._request)
+        if self._visitor is empty:
+            self.__dict__["_visitor"] = visitors.current_visitor(self._request)
+        visitor: Visitor | None = self._visitor
+        return visitor
 
     def __copy__(self) -> LazyVisitor:
         return LazyVisitor(self._request)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyVisitor:
-        # Within a copy of the request this is that copy.
+        # With the memo, the copy belongs to the copied request.
         return LazyVisitor(copy.deepcopy(self._request, memo))
 
 
-class Landing:
-    """The arrival of somebody through a partner's link."""
+class ClickResponse:
+    """The response to a click on a partner's link."""
 
     def __init__(self, request: HttpRequest, click: Click) -> None:
         self.request = request
@@ -119,52 +143,40 @@ class Landing:
 
     def answer(self) -> HttpResponse | None:
         """
-        Register the visitor if they count, and redirect to the same URL without the key.
+        Register the visitor, and redirect to the same URL without the partner's uid.
 
-        ``None`` for who refuses to be remembered: the page is shown, and keeps the parameters.
+        ``None`` if the visitor refuses to be remembered: the page is shown with all parameters. So
+        is the partner's own page, which is no landing page.
         """
-        no_visit = self._is_no_visit()
-        refusal = no_visit
+        if self.click.page.is_partner_page:
+            return None
+        filter_reason = self.click.filter_reason()
+        refusal = filter_reason
         try:
-            refusal = self._arrive(no_visit)
+            refusal = self._arrive(filter_reason)
         except SuspiciousOperation:
-            raise  # a host that is not ours: Django answers 400, as to any other page
+            raise  # A wrong Host header: Django answers 400, as for any other page.
         except Exception:
             logger.exception("A visitor could not be registered.")
-        if no_visit is Reason.PREFETCH:
-            # The browser drops this and asks again when the link is really followed.
+        if filter_reason is Reason.PREFETCH:
+            # The browser drops this response, and sends a new request for the real click.
             return HttpResponse(status=503)
         if refusal is Reason.NO_CONSENT:
             return None
         response = HttpResponseRedirect("/")
-        # Set by hand: the class would re-encode what the visitor brought.
+        # Set afterwards, since the class would encode the parameters again.
         response.headers["Location"] = self.click.location()
         return response
 
-    def _arrive(self, no_visit: Reason | None) -> Reason | None:
-        """Register the visitor, or let them wait; else count and return the reason why not."""
-        partner = self.click.partner()
-        refusal = no_visit or clicks.refusal(partner)
+    def _arrive(self, filter_reason: Reason | None) -> Reason | None:
+        """Register or defer the click; otherwise count it as filtered, and return the reason."""
+        partner = self.click.partner
+        refusal = filter_reason or self.click.refusal(partner)
         if refusal is None and (agrees := consent.agrees(self.request)) is not False:
-            take = consent.wait if agrees is None else consent.arrive
-            take(self.request, cast("Partner", partner), self.click)
+            register = consent.defer if agrees is None else consent.arrive
+            register(self.request, cast("Partner", partner), self.click)
             return None
         refusal = refusal or Reason.NO_CONSENT
-        clicks.refuse(self.request, partner, refusal, is_test=self.click.is_test)
+        uid, nonce = self.click.uid, self.click.test_nonce
+        clicks.refuse(self.request, partner, refusal, uid=uid, test_nonce=nonce)
         return refusal
-
-    def _is_no_visit(self) -> Reason | None:
-        """Say what has come where it is not a person; ``None`` where it may be one."""
-        headers = self.request.headers
-        purpose = headers.get("Sec-Purpose") or headers.get("Purpose") or headers.get("X-Moz") or ""
-        if "prefetch" in purpose or "prerender" in purpose:
-            return Reason.PREFETCH
-        if self.request.method == "HEAD":
-            return Reason.HEAD
-        if headers.get("Sec-Fetch-Dest", "document") != "document":
-            return Reason.SUBRESOURCE
-        # Cut: the time that the crawlers' patterns take grows with the square of the length.
-        user_agent = headers.get("User-Agent", "")[:1_000]
-        if settings.ignore_bots and is_crawler(user_agent):
-            return Reason.BOT
-        return None

@@ -1,93 +1,105 @@
 """
-What is kept of people, and no longer than it is needed.
+Erasure and retention of personal data, and the removal of floods.
 
-``blank`` takes out what is kept of one person. ``purge`` removes the visitors of whom nothing came,
-and keeps their number. What was earned stays in either case: references and money are facts.
+``blank`` erases the data of one person. ``purge`` deletes old visitors without a conversion, and
+keeps their number. ``remove`` deletes the visitors without a conversion of a partner's days, and
+counts them as filtered clicks. None deletes a conversion: its reference and its payout are needed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.db import router, transaction
-from django.db.models import Exists, ForeignObjectRel, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, ForeignObjectRel, Max, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
-from affiliations import totals
+from affiliations import db
+from affiliations.dates import Period
+from affiliations.db import status_in
 from affiliations.models import (
     Callback,
     CallbackAttempt,
     Conversion,
+    FollowedTestLink,
     Partner,
-    PurgedClicks,
-    UncountedTrigger,
+    RollupState,
+    UncreditedTrigger,
     Visitor,
 )
 from affiliations.models.callback import CallbackQuerySet
-from affiliations.models.status import has_status
-from affiliations.models.visitor import SUB_IDS, VisitorQuerySet
-from affiliations.periods import day_of
+from affiliations.models.visitor import CLICK_FIELDS, SUB_IDS, VisitorQuerySet
+from affiliations.reports import rollups
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 BATCH = 1000
 
-#: Why a callback was cancelled: kept in English, shown in the reader's language.
-BLANKED = gettext_noop("The data of the person was blanked before the partner had taken it.")
+#: Why a callback was cancelled: stored in English, shown in the reader's language.
+BLANKED = gettext_noop("The user’s personal data was erased before the callback was delivered.")
 
-#: What tells of a person in a visitor's row, each as it is when nothing is known.
-_NOTHING = dict.fromkeys(("click_id", *SUB_IDS, "entry_point", "referrer"), "")
+#: The fields with personal data of a visitor, each with its empty value.
+_BLANK = dict.fromkeys((*CLICK_FIELDS, "entry_point", "referrer"), "")
 
 
 @dataclass
-class Traces:
-    """How many rows tell of a person, or did."""
+class PersonalData:
+    """The numbers of rows that hold data of a person, or that were blanked."""
 
     visitors: int = 0
     callbacks: int = 0
 
     @property
     def rows(self) -> int:
-        """All of them."""
         return self.visitors + self.callbacks
 
 
-def traces(user: User) -> Traces:
-    """Count the rows that tell of a person, and that ``blank`` would blank."""
-    return Traces(
+def personal_data(user: User) -> PersonalData:
+    """Count the rows that ``blank()`` would blank."""
+    return PersonalData(
         _visitors_of(user).count(), sum(callbacks.count() for callbacks in _callbacks_of(user))
     )
 
 
 def blank(
-    user: User, *, batch: int = BATCH, progress: Callable[[Traces], None] = lambda done: None
-) -> Traces:
+    user: User, *, batch: int = BATCH, progress: Callable[[PersonalData], None] = lambda done: None
+) -> PersonalData:
     """
-    Take out what is kept of a person, and return how many rows that were.
+    Blank the data of a person.
 
-    Blanked are the labels, the entry point and the referrer of their visitors, the URLs of the
-    callbacks that tell of what they bought or of their visitors, and what came of the attempts. A
-    callback that still waits is cancelled, for it would tell the partner of somebody who is not to
-    be told of. One that is being sent at this moment is left: ``traces`` still counts it, so ask
-    again.
+    Call it before the account is deleted: afterwards the person's rows cannot be found.
 
-    Before the account is deleted, or nobody knows any more what was theirs. ``batch`` rows go in a
-    transaction; ``progress`` is called after each.
+    Blanked are the click id, the sub ids, the landing page and the referrer of the person's
+    visitors; the URLs of the callbacks about these visitors and about the person's purchases; and
+    the messages and responses of the attempts. The Admin's history loses the URLs and the landing
+    pages by which earlier versions named callbacks and visitors, those of other persons too, since
+    their callbacks may have been purged. A callback that was not sent yet is cancelled, since
+    it would tell the partner about the person. A callback that is being sent at this moment is
+    skipped, and ``personal_data()`` still counts it; call ``blank()`` again. Conversions stay.
+
+    Args:
+        user: The person.
+        batch: The maximum of rows that change in one transaction.
+        progress: Called with the numbers so far after each transaction.
+
+    Returns:
+        The numbers of rows that were blanked.
     """
-    done = Traces()
-    # Visitors first: what is rendered from them afterwards has nothing of the person in it.
+    done = PersonalData()
+    # Visitors first, so that callbacks that are built from now on have no personal data.
     for ids in _batches(_visitors_of(user), batch):
-        with totals.held() as state:
+        with rollups.locked_state() as state:
             rows = _visitors_of(user).filter(pk__in=ids)
-            totals.blank(state, rows)
-            done.visitors += rows.update(**_NOTHING)
+            rollups.blank(state, rows)
+            rows.exclude(click_id="").update(lost_click_id="erased")
+            done.visitors += rows.update(**_BLANK)
             conversions = Conversion.objects.using(rows.db).filter(visitor__in=ids)
             conversions.update(**dict.fromkeys(SUB_IDS, ""))
         progress(done)
@@ -95,75 +107,109 @@ def blank(
         for ids in _batches(callbacks, batch):
             done.callbacks += _blank_callbacks(ids)
             progress(done)
+    _rename_in_history(batch)
     return done
 
 
 def expired(before: datetime) -> Iterator[VisitorQuerySet]:
     """
-    Yield, partner by partner, the visitors who came before then and of whom nothing came.
+    Yield, for each partner, the visitors before a time that can be deleted.
 
-    Never one whose window is open, or who was credited; nor one whom a row of the host's refers to.
-    Without a window it is the session that lasts, at least so long as a new one would.
+    A visitor is kept within the attribution window or, without a window, for the age of a session.
+    It is also kept if it has a conversion, or if a row of the host refers to it.
     """
     now, session = timezone.now(), timedelta(seconds=django_settings.SESSION_COOKIE_AGE)
-    for partner in Partner.objects.using(router.db_for_write(Partner)).order_by("pk"):
+    for partner in Partner.objects.using(db.write_alias()).order_by("pk"):
         window = partner.attribution_window
-        came = min(before, now - (session if window is None else window))
-        yield _without_consequences().filter(partner=partner, referred_on__lt=came)
+        latest = min(before, now - (session if window is None else window))
+        yield _deletable().filter(partner=partner, referred_on__lt=latest)
 
 
 def purge(before: datetime, *, batch: int = BATCH) -> Iterator[int]:
     """
-    Remove them, ``batch`` in a transaction, and write down their number; yield it each time.
+    Delete the visitors of ``expired()``, and yield the number deleted in each transaction.
 
-    Partner by partner, so that the visitors who are written down together are removed together.
+    The reports keep counting them, by the most frequent sub ids of each day only. One partner
+    follows the other, so that a transaction changes only the daily clicks of one partner.
     """
-    alias = router.db_for_write(Visitor)
+    rollups.ensure_state()
     for visitors in expired(before):
-        for ids in _batches(visitors, batch):
-            with totals.held() as state:
-                rows = visitors.filter(pk__in=ids)
-                # Written, which locks them on every database: who purges at the same time finds
-                # them gone. On SQLite a transaction that reads before it writes would fail.
-                rows.update(successful_on=None)
-                gone = list(rows)
-                PurgedClicks.objects.using(alias).bulk_create(_rolled_up(gone))
-                totals.take_out(state, gone)
-                Visitor.objects.using(alias).filter(pk__in=[one.pk for one in gone]).delete()
-            yield len(gone)
+        yield from _delete(visitors, rollups.keep_purged, batch)
+    rollups.compact()
+
+
+def unconverted(partner: Partner, period: Period) -> VisitorQuerySet:
+    """Return the visitors of a partner in a period that ``remove()`` would delete."""
+    return _deletable().filter(partner=partner, is_test=False, **period.within("referred_on"))
+
+
+def remove(partner: Partner, period: Period, *, batch: int = BATCH) -> Iterator[int]:
+    """
+    Delete visitors of a partner in a period, and yield the number deleted in each transaction.
+
+    Reports count them as filtered clicks. A visitor is kept if it has a conversion, or if a row of
+    the host refers to it. The others are deleted even within the attribution window: what they
+    order afterwards is not credited.
+    """
+    rollups.ensure_state()
+    visitors = unconverted(partner, period)
+    # Without those who arrive from now on, or the removal would last as long as the flood.
+    newest = visitors.aggregate(pk=Max("pk"))["pk"] or 0
+    yield from _delete(
+        visitors.filter(pk__lte=newest),
+        lambda state, visitors: rollups.remove(state, partner, visitors),
+        batch,
+    )
+    rollups.tidy(partner, period)
+
+
+def _delete(
+    visitors: VisitorQuerySet,
+    account: Callable[[RollupState, list[Visitor]], None],
+    batch: int,
+) -> Iterator[int]:
+    """Delete visitors after ``account`` has counted them; yield the number of each transaction."""
+    rows = Visitor.objects.using(visitors.db)
+    for ids in _batches(visitors, batch):
+        with rollups.locked_state() as state:
+            # The lock waits for transactions that are just crediting a visitor, and other purges.
+            # Then the visitor is read again. On SQLite, the row of the state is the lock.
+            list(rows.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
+            deleted = list(visitors.filter(pk__in=ids))
+            account(state, deleted)
+            rows.filter(pk__in=[visitor.pk for visitor in deleted]).delete()
+        yield len(deleted)
 
 
 def _visitors_of(user: User) -> VisitorQuerySet:
-    # From the database that is written to: a replica may not have heard of what was blanked.
-    visitors = Visitor.objects.using(router.db_for_write(Visitor))
-    return visitors.filter(user=user).exclude(**_NOTHING)
+    # From the database that is written to: a replica may lag behind.
+    visitors = Visitor.objects.using(db.write_alias())
+    return visitors.filter(user=user).exclude(**_BLANK)
 
 
 def _callbacks_of(user: User) -> list[CallbackQuerySet]:
-    """Return the callbacks of what a person bought, and the others of their visitors."""
-    said = Q(callback=OuterRef("pk")) & ~Q(message="", response_excerpt="")
-    tells = ~Q(url="") | Exists(CallbackAttempt.objects.filter(said))
-    telling = Callback.objects.using(router.db_for_write(Callback)).filter(tells)
-    # Two, since each has an index of its own.
+    """Return the callbacks of a person's purchases, and the others of the person's visitors."""
+    with_text = Q(callback=OuterRef("pk")) & ~Q(message="", response_excerpt="")
+    not_blank = ~Q(url="") | Exists(CallbackAttempt.objects.filter(with_text))
+    callbacks = Callback.objects.using(db.write_alias()).filter(not_blank)
+    # Two queries, since each has an index of its own.
     return [
-        telling.filter(conversion__user=user),
-        telling.filter(conversion__visitor__user=user).exclude(conversion__user=user),
+        callbacks.filter(conversion__user=user),
+        callbacks.filter(conversion__visitor__user=user).exclude(conversion__user=user),
     ]
 
 
 def _blank_callbacks(ids: list[int]) -> int:
-    """Blank those of these callbacks that are not being sent; return how many."""
-    alias = router.db_for_write(Callback)
-    # Whatever was decided since: somebody has it in hand, and will write down what comes of it.
-    sending = Q(next_attempt_on__gt=timezone.now()) & ~Q(lease_token="")
+    """Blank the callbacks that are not being sent; return how many these are."""
+    alias = db.write_alias()
     with transaction.atomic(using=alias):
         rows = Callback.objects.using(alias).filter(pk__in=ids)
-        # First, and all at once: from here on nobody claims them.
-        rows.exclude(sending).update(url="", lease_token="", is_manual=False)
+        # First, with one update: from here on no worker can claim them.
+        rows.not_in_flight(db.now()).update(url="", body="", lease_token="", is_manual=False)
         blank = rows.filter(url="")
-        waiting = blank.filter(has_status(Callback.Status.QUEUED, Callback.Status.HELD))
+        waiting = blank.filter(status_in(Callback.Status.QUEUED))
         waiting.filter(delivered_on=None).update(status=Callback.Status.CANCELLED, reason=BLANKED)
-        # It was to be sent once more; the partner has taken it before.
+        # The others were delivered before a resend.
         waiting.update(status=Callback.Status.DELIVERED)
         blanked = list(blank.values_list("pk", flat=True))
         CallbackAttempt.objects.using(alias).filter(callback__in=blanked).update(
@@ -172,14 +218,30 @@ def _blank_callbacks(ids: list[int]) -> int:
     return len(blanked)
 
 
-def _without_consequences() -> VisitorQuerySet:
-    """Keep the visitors who had no success, and whom no row refers to that is to stay."""
-    visitors = Visitor.objects.using(router.db_for_write(Visitor)).filter(successful_on=None)
+def _rename_in_history(batch: int) -> None:
+    """Name visitors and callbacks by their numbers in the Admin's history, not by their URLs."""
+    if not apps.is_installed("django.contrib.admin"):
+        return
+    from django.contrib.admin.models import LogEntry
+
+    # 0.12 named a visitor by the path of the landing page.
+    visitors = Q(content_type__model=Visitor._meta.model_name) & ~Q(object_repr=F("object_id"))
+    callbacks = Q(content_type__model=Callback._meta.model_name, object_repr__contains="://")
+    entries = LogEntry.objects.using(router.db_for_write(LogEntry))
+    found = entries.filter(visitors | callbacks, object_id__isnull=False)
+    found = found.filter(content_type__app_label=Callback._meta.app_label)
+    for ids in _batches(found, batch):
+        entries.filter(pk__in=ids).update(object_repr=F("object_id"))
+
+
+def _deletable() -> VisitorQuerySet:
+    """Return the visitors without a conversion to which no row refers that must be kept."""
+    visitors = Visitor.objects.using(db.write_alias()).filter(successful_on=None)
     for relation in Visitor._meta.get_fields(include_hidden=True):
         if not isinstance(relation, ForeignObjectRel) or relation.many_to_many:
             continue
-        # Who took their place does not need them; what was not counted goes with them.
-        if relation.related_model not in (Visitor, UncountedTrigger):
+        # A visitor that replaced them does not need them; the others are deleted too.
+        if relation.related_model not in (Visitor, FollowedTestLink, UncreditedTrigger):
             rows = relation.related_model._base_manager
             visitors = visitors.exclude(
                 Exists(rows.filter(**{relation.field.name: OuterRef("pk")}))
@@ -187,22 +249,8 @@ def _without_consequences() -> VisitorQuerySet:
     return visitors
 
 
-def _rolled_up(visitors: list[Visitor]) -> list[PurgedClicks]:
-    """Count visitors by partner, day and sub ids; tests of a deal are in no number."""
-    counts: Counter[tuple[Any, ...]] = Counter(
-        (one.partner_id, day_of(one.referred_on), *(getattr(one, name) for name in SUB_IDS))
-        for one in visitors
-        if not one.is_test
-    )
-    names = ("partner_id", "day", *SUB_IDS)
-    return [
-        PurgedClicks(**dict(zip(names, kind, strict=True)), count=count)
-        for kind, count in counts.items()
-    ]
-
-
 def _batches(rows: QuerySet[Any], size: int) -> Iterator[list[int]]:
-    """Yield the keys of rows in pieces, so that none is asked for twice."""
+    """Yield the primary keys of rows in batches; no key twice, even if its row still matches."""
     last = 0
     while ids := list(rows.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:size]):
         yield ids

@@ -1,30 +1,43 @@
 """
-The task that Celery runs; a host's ``autodiscover_tasks()`` finds it by the name of this module.
+The tasks of Celery, which ``autodiscover_tasks()`` of the host finds by the name of this module.
 
-Only Celery and the dispatcher for it import this module.
+Only Celery and its dispatcher import this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from celery import shared_task
+from celery import Task, shared_task
 
-from affiliations import decisions
-from affiliations.callbacks import delivery
+from affiliations import retries
+from affiliations.callbacks import worker
 
 
-@shared_task(name="affiliations.deliver", ignore_result=True)
+class _Delivery(Task):  # type: ignore[misc] # no types
+    """
+    A task with time limits of its own.
+
+    The host's limits, made for other tasks, would kill it while it calls partners.
+    """
+
+    ignore_result = True
+
+    @property
+    def soft_time_limit(self) -> float:
+        return worker.longest_task()
+
+    @property
+    def time_limit(self) -> float:
+        return 2 * self.soft_time_limit
+
+
+@shared_task(base=_Delivery, name="affiliations.deliver")
 def deliver(callback_ids: Sequence[int]) -> None:
-    """Attempt these callbacks, as far as they are due."""
-    delivery.deliver(callback_ids)
+    worker.deliver(callback_ids)
 
 
-@shared_task(name="affiliations.sweep", ignore_result=True)
+@shared_task(base=_Delivery, name="affiliations.sweep")
 def sweep() -> None:
-    """
-    Approve what is due, and attempt every callback that is.
-
-    Those are retries, and what a broker or a worker has lost.
-    """
-    delivery.Courier().run(seconds=delivery.SWEEP_SECONDS, meanwhile=decisions.approve_in_batches)
+    """Retry failed triggers, approve due conversions, and send all due callbacks."""
+    worker.sweep(retries.due_work)

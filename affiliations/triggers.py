@@ -1,30 +1,54 @@
 """
-The triggers: host signals on one side, ``complete_trigger`` on the other.
+The triggers: receivers of the host's signals, and ``complete_trigger``, which they call.
 
-``AFFILIATE_TRIGGERS`` ties a name to a signal, a receiver and a sender. ``object_created`` and
-``object_saved`` are receivers for the most common cases; a host's own receiver asks whatever it
-wants and then calls ``complete_trigger``, which checks all the rest.
+``AFFILIATE_TRIGGERS`` connects a name to a signal, a receiver and a sender. ``object_created`` and
+``object_saved`` are receivers for the most common cases. A receiver of the host's own tests its
+conditions and then calls ``complete_trigger``, which does the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 from django.db.models import Model
+from django.utils.module_loading import import_string
 
-from affiliations import context, conversions
-from affiliations.completions import Completion
+from affiliations import db
+from affiliations.events import Kind, TriggerEvent, entries, has_no_visitor, options_of
 from affiliations.models import Conversion, Visitor
+from affiliations.options import COUNTING, DECIDING
+from affiliations.tracking import binding
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.http import HttpRequest
 
-_T = TypeVar("_T")
+logger = logging.getLogger("affiliations")
+
+_is_paused: ContextVar[bool] = ContextVar("affiliations_is_paused", default=False)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """
+    Let no trigger have an effect in a ``with`` block, such as during an import of old orders.
+
+    Nothing is credited, approved, rejected or adjusted, and nothing is made up for afterwards. Only
+    the current thread or task is paused, and what it calls. It can also decorate a function, but
+    not an ``async def``, which runs after the block.
+    """
+    token = _is_paused.set(True)
+    try:
+        yield
+    finally:
+        _is_paused.reset(token)
 
 
 def complete_trigger(
@@ -39,49 +63,50 @@ def complete_trigger(
     currency: str | None = None,
 ) -> Conversion | None:
     """
-    Credit whoever is to be credited for a trigger whose conditions are met.
+    Credit the partner of a visitor for a trigger whose conditions are met.
 
-    Whose referral it is: the ``visitor``, where one is stated; else the request's, unless somebody
-    else is logged in there than the stated buyer, ``user``; else, where
-    ``AFFILIATE_ATTRIBUTE_BY_USER`` says so, the buyer's latest. With ``instance``, what the trigger
-    was completed by, the fifth item of the trigger's setting states what is not stated here. The
-    partner must be active and subscribe to the trigger, and the same thing is never counted twice.
+    The visitor is the argument ``visitor``. Without it, the visitor of the request is credited,
+    unless ``user`` is given and another user is logged in; if ``AFFILIATE_ATTRIBUTE_BY_USER`` is
+    true, the attribution model chooses between that visitor and those of the buyer. If ``instance``
+    is given, the fifth item of the trigger's setting supplies the arguments that are
+    left out. The partner must be active and subscribe to the trigger; no event is counted twice.
 
     Args:
         request: The request, ``tls.request`` (bound or not), or ``None`` outside of one.
         name: The trigger's name in ``AFFILIATE_TRIGGERS``.
         instance: The object that was created, saved or paid for.
-        visitor: The referral, where the host has kept it, such as on an order.
+        visitor: The visitor, if the host has kept it, such as on an order.
         user: The buyer.
-        reference: The host's own id of what was done; by default the label and key of ``instance``.
-        amount: The money that commission is reckoned on, a ``Decimal``.
-        currency: Its currency, as three letters of ISO 4217.
+        reference: The host's own id, such as an order number; by default the label and key of
+            ``instance``.
+        amount: The amount that the commission is calculated from, a ``Decimal``.
+        currency: The currency of the amount, a code of ISO 4217.
 
     Returns:
-        The conversion, or ``None`` where nobody is credited or it cannot be known yet: where
-        ``instance`` lives in another database, it is recorded when that commits.
+        The conversion, or ``None`` if no partner is credited. Also ``None`` if ``instance`` is in
+        another database with an open transaction: the conversion is recorded after its commit.
 
     Raises:
-        Nothing, but for a database error that has already ended the host's own transaction.
+        DatabaseError: If the error has ended the host's own transaction. Others are logged.
     """
-    completion = Completion(
-        context.real_request(request), name, instance, visitor, user, reference, amount, currency
-    )
-    if completion.concerns_nobody():
+    request = binding.real_request(request)
+    if has_no_visitor(request, options_of(name), instance, visitor):
         return None
-    return _with_host(completion, completion.credit)
+    event = TriggerEvent(request, name, instance, visitor, user, reference, amount, currency)
+    return _credit(event)
 
 
 async def acomplete_trigger(
     request: HttpRequest | None, name: str, **stated: Any
 ) -> Conversion | None:
     """
-    Do what ``complete_trigger`` does, from an async receiver or view.
+    Do what ``complete_trigger()`` does, from an async receiver or view, with the same arguments.
 
-    The same arguments. The thread is changed only where there may be somebody to credit.
+    It leaves the event loop only if there may be a visitor to credit.
     """
-    request = context.real_request(request)
-    if Completion(request, name, **stated).concerns_nobody():
+    request = binding.real_request(request)
+    event = TriggerEvent(request, name, **stated)
+    if has_no_visitor(request, event.options, event.instance, event.visitor):
         return None
     return await sync_to_async(complete_trigger)(request, name, **stated)
 
@@ -90,13 +115,20 @@ def object_created(
     sender: object,
     instance: object = None,
     affiliate_trigger_name: str = "",
-    created: bool = False,
+    created: bool | None = None,
     raw: bool = False,
-    **kwargs: object,
+    **sent: object,
 ) -> None:
-    """Complete the trigger when ``post_save`` tells of a new object, not of one being loaded."""
-    if created and not raw:
-        complete_trigger(context.current_request(), affiliate_trigger_name, instance=instance)
+    """Complete the trigger when ``post_save`` reports a new object that no fixture has loaded."""
+    if created is None and not raw:
+        logger.error(
+            "Trigger “%s” credits nobody: object_created needs a signal that says whether the "
+            "object was “created”, such as post_save. Write the receiver "
+            '"affiliations.triggers.object_saved" in AFFILIATE_TRIGGERS.',
+            affiliate_trigger_name,
+        )
+    elif created:
+        _complete(affiliate_trigger_name, instance, raw, sender, sent)
 
 
 def object_saved(
@@ -104,11 +136,10 @@ def object_saved(
     instance: object = None,
     affiliate_trigger_name: str = "",
     raw: bool = False,
-    **kwargs: object,
+    **sent: object,
 ) -> None:
-    """Complete the trigger at each signal: every save, or whatever a signal of the host says."""
-    if not raw:
-        complete_trigger(context.current_request(), affiliate_trigger_name, instance=instance)
+    """Complete the trigger each time the signal is sent, such as at every save."""
+    _complete(affiliate_trigger_name, instance, raw, sender, sent)
 
 
 def approve_conversions(
@@ -116,17 +147,21 @@ def approve_conversions(
     instance: object = None,
     affiliate_trigger_name: str = "",
     raw: bool = False,
-    **kwargs: object,
+    **sent: object,
 ) -> None:
     """
-    Approve what was counted for an object, such as an order when it is paid for.
+    Approve the pending conversion of an object, such as an order that is paid.
 
-    The trigger's fifth item says of which trigger (``of``), and by which ``reference`` it is found:
-    the one that the conversion was counted with. Whose request it happens in does not matter. Only
-    what is pending is approved, and of that nothing that somebody is to look at.
+    The trigger's fifth item names the trigger that counted the conversion (``of``) and its
+    ``reference``. The signal may be sent in any request. Conversions that need review stay pending.
+
+    If the signal sends the same kind of object as the trigger that counted, the amount is read from
+    it again. A lower one adjusts the conversion first. If the payout depends on an amount that is
+    missing, zero or in another currency now, the conversion stays pending, for review.
     """
-    if not raw:
-        _decide(affiliate_trigger_name, instance, Conversion.Status.APPROVED)
+    event = _event_of_signal(affiliate_trigger_name, instance, raw, sender, sent)
+    if event is not None:
+        _with_host(event, Kind.APPROVE)
 
 
 def reject_conversions(
@@ -134,28 +169,127 @@ def reject_conversions(
     instance: object = None,
     affiliate_trigger_name: str = "",
     raw: bool = False,
-    **kwargs: object,
+    **sent: object,
 ) -> None:
     """
-    Reject what was counted for an object, such as an order when it is refunded.
+    Reject the conversion of an object, such as an order that is refunded.
 
-    It is found as ``approve_conversions`` finds it. Also what is approved is rejected.
+    The conversion is found as ``approve_conversions()`` finds it. It may be pending or approved.
     """
-    if not raw:
-        _decide(affiliate_trigger_name, instance, Conversion.Status.REJECTED)
+    event = _event_of_signal(affiliate_trigger_name, instance, raw, sender, sent)
+    if event is not None:
+        _with_host(event, Kind.REJECT)
 
 
-def _decide(name: str, instance: object, status: str) -> None:
-    completion = Completion(context.current_request(), name, instance)
-    _with_host(completion, partial(completion.decide, status))
+def adjust_conversions(
+    sender: object,
+    instance: object = None,
+    affiliate_trigger_name: str = "",
+    raw: bool = False,
+    **sent: object,
+) -> None:
+    """
+    Adjust the conversion of an object to a lower amount, such as after a partial refund.
+
+    The conversion is found as ``approve_conversions()`` finds it; it may be pending, approved or in
+    a statement. The option ``new_amount`` is the amount of the whole order now, never a difference,
+    so that a signal may be sent twice; zero rejects the conversion. The payout follows by the rule
+    that the conversion was credited with. An amount is never raised.
+    """
+    event = _event_of_signal(affiliate_trigger_name, instance, raw, sender, sent)
+    if event is not None:
+        _with_host(event, Kind.ADJUST)
 
 
-def _with_host(completion: Completion, work: Callable[[], _T]) -> _T | None:
-    """Do ``work`` in the transaction of the host's object, or after it where ours is another."""
-    instance = completion.instance
-    host = instance._state.db if isinstance(instance, Model) else None
-    if host not in (None, conversions.database()) and connections[host].in_atomic_block:
-        # Ours cannot be rolled back together with theirs, so it waits until theirs is certain.
-        transaction.on_commit(partial(conversions.attempt, completion.name, work), using=host)
+def _complete(
+    name: str, instance: object, raw: bool, sender: object, sent: Mapping[str, object]
+) -> None:
+    event = _event_of_signal(name, instance, raw, sender, sent, True)
+    if event is not None:
+        _credit(event)
+
+
+def _event_of_signal(
+    name: str,
+    instance: object,
+    raw: bool,
+    sender: object,
+    sent: Mapping[str, object],
+    counts: bool = False,
+) -> TriggerEvent | None:
+    """
+    Return the trigger's event, for a receiver of this module that a signal has called.
+
+    ``None`` if the object is loaded from a fixture, if the receiver ``counts`` and there is no
+    visitor, or if there are options and no object that they could be read from.
+    """
+    if raw:
         return None
-    return conversions.attempt(completion.name, work)
+    options = options_of(name)
+    if options and (instance is None or "instance" in options):
+        instance = _object_of_signal(name, options, instance, {**sent, "sender": sender})
+        if instance is None:
+            return None
+    request = binding.current_request()
+    if counts and has_no_visitor(request, options, instance):
+        return None
+    return TriggerEvent(request, name, instance)
+
+
+def _object_of_signal(
+    name: str, options: Mapping[str, Any], instance: object, sent: Mapping[str, object]
+) -> object:
+    """Return the argument that the option ``instance`` names; log an error if there is none."""
+    keyword = options.get("instance", "instance")
+    instance = sent.get(keyword, instance)
+    if instance is None:
+        others = [key for key in sent if key not in ("signal", "sender")]
+        models = [key for key in sent if isinstance(sent[key], Model)]
+        logger.error(
+            "Trigger “%s” has no effect: its signal was sent without an object as “%s”, but with "
+            "%s. Name the argument that is the object in the fifth item of AFFILIATE_TRIGGERS: "
+            '{"instance": "%s", …}',
+            name,
+            keyword,
+            ", ".join(others) or "nothing else",
+            [*models, *others, "order"][0],
+        )
+    return instance
+
+
+def _credit(event: TriggerEvent) -> Conversion | None:
+    _report_unread_options(event)
+    return _with_host(event, Kind.CREDIT)
+
+
+def _report_unread_options(event: TriggerEvent) -> None:
+    """Log the options of a trigger of ours that are neither stated nor read from an object."""
+    unread = event.unread_options()
+    if unread and any(own_receiver(entry[2]) for entry in entries(event.name)):
+        logger.warning(
+            "complete_trigger() was called for trigger “%s” without an instance to read its "
+            "options from. Pass instance=, or state: %s.",
+            event.name,
+            ", ".join(unread),
+        )
+
+
+def own_receiver(receiver: object) -> str:
+    """Return the name of a receiver of this module; empty for one of the host's own."""
+    if isinstance(receiver, str):
+        receiver = import_string(receiver)
+    return next((name for name in COUNTING + DECIDING if globals()[name] is receiver), "")
+
+
+def _with_host(event: TriggerEvent, kind: Kind) -> Conversion | None:
+    """Do the work in the transaction of the host's object; after it, if in another database."""
+    if _is_paused.get():
+        return None
+    work = partial(event.attempt, event.do_or_wait, kind)
+    instance = event.instance
+    alias = instance._state.db if isinstance(instance, Model) else None
+    if alias not in (None, db.write_alias()) and connections[alias].in_atomic_block:
+        # A rollback there would not reach our database, so wait for the commit.
+        transaction.on_commit(work, using=alias)
+        return None
+    return work()

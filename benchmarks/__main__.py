@@ -1,7 +1,7 @@
 """
 Measure what the package costs: ``python -m benchmarks [names of comparisons]``.
 
-pyperf starts the processes that measure and keeps their values; README.rst says how to read them.
+pyperf starts the measuring processes and stores their values; README.rst explains the results.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     if not args.worker:
         print(f"{'':24}{'without':>12}{'with':>12}{'ratio':>8}  half of the ratios")
     for name in args.names or COMPARISONS:
-        # pyperf would print each value as seconds.
+        # pyperf would print each value as a number of seconds.
         with redirect_stdout(io.StringIO()):
             ratios = runner.bench_time_func(f"{name}: ratio", ratio, name)
             times = runner.bench_time_func(f"{name}: without", seconds, name)
@@ -60,23 +60,23 @@ def line(name: str, ratios: pyperf.Benchmark, times: pyperf.Benchmark) -> str:
 
 
 def ratio(loops: int, name: str) -> float:
-    """Return how many times as long the work takes with us, ``loops`` times."""
+    """Return the ratio of the time with the package to the time without it, ``loops`` times."""
     without, ours = fastest(loops, name)
     return ours / without * loops
 
 
 def seconds(loops: int, name: str) -> float:
-    """Return how long the work takes without us, ``loops`` times; need not be as exact."""
+    """Return the time without the package, ``loops`` times; measured less exactly."""
     without, _ = fastest(20, name)
     return without * loops
 
 
 def fastest(loops: int, name: str) -> list[float]:
     """
-    Return how long the work takes without us and with us, in the fastest twentieth of the turns.
+    Return the time without and with the package, in the fastest twentieth of the turns.
 
-    The two take turns of a millisecond or so: whatever else the machine is doing makes a turn
-    slower and none faster, and meets both alike.
+    The two alternate in turns of about a millisecond, so other work on the machine affects both
+    alike. It can only make a turn slower.
     """
     without, ours, count = prepared(name)
     turns = [(turn(without, count), turn(ours, count)) for _ in range(loops)]
@@ -85,9 +85,9 @@ def fastest(loops: int, name: str) -> list[float]:
 
 def turn(work: Work, count: int) -> float:
     """
-    Return how long the work takes, ``count`` times, in CPU time: other processes take none of it.
+    Return the CPU time of the work, ``count`` times, which excludes other processes.
 
-    The garbage is collected beforehand, or the same turn of the two might always pay for it.
+    The garbage is collected beforehand; otherwise it might always affect the same one of the two.
     """
     work.begin()
     work.run(1)
@@ -105,7 +105,7 @@ def prepared(name: str) -> tuple[Work, Work, int]:
     call_command("migrate", run_syncdb=True, verbosity=0)
     comparison = COMPARISONS[name]
     both = comparison.without(), comparison.ours()
-    # What has been made so far is the garbage collector's business no more.
+    # Exclude all existing objects from garbage collection.
     gc.collect()
     gc.freeze()
     return *both, comparison.count

@@ -1,4 +1,4 @@
-"""What is compared: the same work twice, once without this app and once with it."""
+"""The comparisons: the same work without this app and with it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import RequestFactory, override_settings
 
-from affiliations import context, wiring
+from affiliations import registry
 from affiliations.models import Partner, Subscription, Visitor
+from affiliations.tracking import binding
 from tests.testapp.models import Order
 
 OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
 
-# A session that is not there: nobody has a reason to look.
+# The cookie of a session that does not exist; the session should not be read.
 COOKIE = "sessionid=abcdefghijklmnopqrstuvwxyz012345"
 
 
 @dataclass(frozen=True)
 class Work:
-    """``run`` does it so many times; ``begin`` comes before and is not measured."""
+    """``run`` does the work a number of times; ``begin`` runs first and is not measured."""
 
     run: Callable[[int], None]
     begin: Callable[[], None] = lambda: None
@@ -36,7 +37,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What makes the two pieces of work, and how often each is done in one turn."""
+    """Functions that create the two works, and how often each is done in one turn."""
 
     without: Callable[[], Work]
     ours: Callable[[], Work]
@@ -46,7 +47,7 @@ class Comparison:
 def page(
     path: str = "/", *, method: str = "GET", cookie: str = "", ours: bool = True, status: int = 200
 ) -> Work:
-    """Ask for a page through the whole of Django, as a WSGI server does."""
+    """Request a page through the whole of Django, as a WSGI server does."""
     handler = made(WSGIHandler, ours)
     environ = RequestFactory().generic(method, path, HTTP_COOKIE=cookie).environ
 
@@ -63,7 +64,7 @@ def page(
 
 
 def async_page(*, cookie: str = "", ours: bool = True) -> Work:
-    """Ask for a page through the whole of Django, as an ASGI server does."""
+    """Request a page through the whole of Django, as an ASGI server does."""
     handler = made(ASGIHandler, ours)
     scope = {
         "type": "http",
@@ -87,34 +88,34 @@ def async_page(*, cookie: str = "", ours: bool = True) -> Work:
 
 
 def made(handler: Callable[[], Any], ours: bool) -> Any:
-    """Make a handler of the stack in the settings, or of the same stack without us."""
+    """Return a handler with the middleware of the settings, with or without the app's own."""
     stack = [path for path in settings.MIDDLEWARE if ours or path != OURS]
     with override_settings(MIDDLEWARE=stack):
         return handler()
 
 
 def save(*, session: Callable[[], SessionStore] | None = None, ours: bool = True) -> Work:
-    """Save new orders: in requests of a browser with this session, or out of any request."""
+    """Save new orders: in requests of a browser with this session, or outside of requests."""
     request = RequestFactory().get("/")
     key = session().session_key if session else None
 
     def run(count: int) -> None:
         for _ in range(count):
-            # As in a new request: nothing of it has been read.
+            # As in a new request, whose session has not been read.
             request.session = SessionStore(key)
-            with context.binding(request) if session else nullcontext():
+            with binding.binding(request) if session else nullcontext():
                 Order(note="tea").save()
 
     return Work(run, begin=partial(wire, ours))
 
 
 def wire(ours: bool) -> None:
-    """Connect the triggers of the settings, or none."""
-    wiring.connect() if ours else wiring.disconnect()
+    """Connect the triggers of the settings, or disconnect them."""
+    registry.connect() if ours else registry.disconnect()
 
 
 def order(*, ours: bool = True) -> Work:
-    """Let a visitor whom a partner has sent place orders, each of which is a conversion."""
+    """Place orders as a partner's visitor; each is a conversion."""
     partner = Partner.objects.create(active=True)
     partner.subscriptions.create(
         trigger="Order placed",
@@ -123,7 +124,9 @@ def order(*, ours: bool = True) -> Work:
         closes_referral=False,
     )
     visitor = Visitor.objects.create(partner=partner, click_id="42")
-    session = stored(affiliate_visitor_id=visitor.pk)
+    session = stored(
+        affiliate_visitor_id=visitor.pk, affiliate_visitor_id_fingerprint=visitor.fingerprint
+    )
     placed = page("/order/", method="POST", cookie=f"sessionid={session.session_key}")
     return Work(placed.run, begin=partial(wire, ours))
 
@@ -134,7 +137,7 @@ def landing() -> Work:
 
 
 def stored(**values: object) -> SessionStore:
-    """Return a session that the browser has a cookie of."""
+    """Return a stored session for the browser's cookie."""
     session = SessionStore()
     session.update({"basket": "tea"} | values)
     session.save()
@@ -142,12 +145,12 @@ def stored(**values: object) -> SessionStore:
 
 
 def with_and_without(work: Callable[..., Work], count: int, **options: Any) -> Comparison:
-    """Compare one kind of work with itself."""
+    """Compare the work without and with the app."""
     return Comparison(partial(work, ours=False, **options), partial(work, **options), count)
 
 
 COMPARISONS = {
-    # How far the machine is to be believed: the same on both sides.
+    # The same work on both sides, which shows how exact the measurements are.
     "nothing": Comparison(page, page, 10),
     "request": with_and_without(page, 10),
     "request-cookie": with_and_without(page, 10, cookie=COOKIE),

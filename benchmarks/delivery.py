@@ -1,8 +1,8 @@
 """
-Measure the whole pipeline, from the claim to the record: ``python -m benchmarks.delivery``.
+Measure the delivery pipeline, from the claim to the record: ``python -m benchmarks.delivery``.
 
-Beside it stand bare calls, one after the other, as 0.12 made them inside the visitor's request.
-AFFILIATIONS_TEST_DATABASE chooses the database, as for the tests.
+For comparison it measures sequential calls, as 0.12 made them inside the visitor's request.
+AFFILIATIONS_TEST_DATABASE selects the database, as for the tests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ django.setup()
 from django.db import connection  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-from affiliations.callbacks.delivery import CONCURRENCY, Courier  # noqa: E402
+from affiliations.callbacks.worker import CONCURRENCY, DeliveryWorker  # noqa: E402
 from affiliations.models import (  # noqa: E402
     Callback,
     CallbackAttempt,
@@ -39,22 +39,22 @@ from benchmarks.partner import answering_after  # noqa: E402
 from benchmarks.tables import tables  # noqa: E402
 
 SLOW = 0.2
-#: So many that the cap of one partner is none of the whole.
+#: Enough partners that the limit per partner does not limit the total.
 PARTNERS = 64
 
 
 def subscribe() -> list[Subscription]:
-    """Make the partners, or find them."""
+    """Return the partners' subscriptions; create them if there are none."""
     if not Subscription.objects.exists():
         for number in range(PARTNERS):
             partner = Partner.objects.create(name=f"Partner {number}", active=True)
             Subscription.objects.create(partner=partner, trigger="Order placed", counting="every")
             Visitor.objects.create(partner=partner)
-    return list(Subscription.objects.order_by("pk"))
+    return list(Subscription.objects.filter(trigger="Order placed").order_by("pk"))
 
 
 def queue(url: str, count: int) -> None:
-    """Queue callbacks of each partner in turn, with all that stands behind one."""
+    """Queue callbacks of the partners in turn, with their conversions."""
     CallbackAttempt.objects.filter(callback__conversion__isnull=False).delete()
     Callback.objects.filter(conversion__isnull=False).delete()
     Conversion.objects.all().delete()
@@ -78,7 +78,7 @@ def queue(url: str, count: int) -> None:
             subscription_id=conversion.subscription_id,
             partner_id=conversion.partner_id,
             url=f"{url}?v={number}",
-            # One after the other, as they come in: not all those of one partner together.
+            # In the order of creation, so that the partners alternate.
             next_attempt_on=now - timedelta(microseconds=count - number),
         )
         for number, conversion in enumerate(Conversion.objects.order_by("pk"))
@@ -89,7 +89,7 @@ def queue(url: str, count: int) -> None:
 
 
 def pipeline(url: str, count: int, concurrency: int, *, processes: int = 1) -> float:
-    """Return how many callbacks a second so many processes send and record."""
+    """Return how many callbacks a second the processes send and record."""
     queue(url, count)
     workers = [
         subprocess.Popen(
@@ -115,17 +115,17 @@ def pipeline(url: str, count: int, concurrency: int, *, processes: int = 1) -> f
 
 
 def work(concurrency: int) -> None:
-    """Be one worker: what ``manage.py deliver_callbacks`` runs, without the time to start it."""
+    """Run one worker, like ``manage.py deliver_callbacks``, without measuring its start."""
     connection.ensure_connection()
     Callback.objects.due(timezone.now()).exists()
     print("ready", flush=True)
     sys.stdin.readline()
-    Courier(concurrency=concurrency).run()
+    DeliveryWorker(concurrency=concurrency).run()
     print(time.time())
 
 
 def one_by_one(get: Callable[[str], requests.Response], url: str, count: int) -> float:
-    """Return how many calls a second are made one after the other, with nothing recorded."""
+    """Return how many sequential calls a second are made, without recording."""
     began = time.perf_counter()
     for number in range(count):
         get(f"{url}?v={number}")
@@ -143,8 +143,8 @@ def say(what: str, rate: float, aim: str = "") -> None:
 
 
 def compare(times: int, seconds: float) -> None:
-    """Print all figures, with the aims beside them."""
-    print(f"{connection.vendor}, a partner who takes {SLOW * 1000:.0f} ms")
+    """Print all figures with their aims."""
+    print(f"{connection.vendor}, a partner who answers after {SLOW * 1000:.0f} ms")
     with answering_after(SLOW) as url:
         say("requests.get, one by one", one_by_one(requests.get, url, 15))
         with requests.Session() as session:
@@ -172,8 +172,8 @@ def compare(times: int, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=3, help="Take the median of so many; 3.")
-    parser.add_argument("--seconds", type=float, default=8, help="About so long each; 8.")
+    parser.add_argument("--times", type=int, default=3, help="Measurements per median; 3.")
+    parser.add_argument("--seconds", type=float, default=8, help="Seconds per measurement; 8.")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

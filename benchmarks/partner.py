@@ -1,4 +1,4 @@
-"""A partner's server, in a process of its own: ``python -m benchmarks.partner SECONDS``."""
+"""A partner's server in its own process: ``python -m benchmarks.partner SECONDS``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Partner(asyncio.Protocol):
-    """Answers each request after so many seconds; knows just enough of HTTP for a GET."""
+    """Answers each request after ``seconds``; implements just enough HTTP for a GET."""
 
     seconds = 0.0
 

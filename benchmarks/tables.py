@@ -1,4 +1,4 @@
-"""The tables that a measurement on a real database needs."""
+"""The tables for measurements on a real database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.test.runner import DiscoverRunner
 
 @contextmanager
 def tables(*, keep: bool = False) -> Iterator[None]:
-    """Make the tables anew, and remove them in the end; to ``keep`` them, do neither."""
+    """Create the tables, and remove them at the end; with ``keep``, reuse and keep them."""
     runner = DiscoverRunner(interactive=False, verbosity=0, keepdb=keep)
     old = runner.setup_databases()
     try:

@@ -1,9 +1,9 @@
 """
-Measure what a visitor waits, with a partner who hangs: ``python -m benchmarks.visitor``.
+Measure a visitor's waiting time if a partner's server hangs: ``python -m benchmarks.visitor``.
 
-Under gunicorn, for each dispatcher: the request that converts, and the next one on the same
-connection. Beside it stands a server of its own whose partner wants no callbacks; the two are asked
-in turn, so that whatever else the machine is doing meets both alike.
+Measures, under gunicorn and for each dispatcher, the request that converts and the next one on the
+same connection. A second server, whose partner has no callback URL, is the comparison. The two are
+requested in turn, so that other work on the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings_hosted")
 os.environ.setdefault("AFFILIATIONS_TEST_NAME", "benchmarks_visitor")
-# With its tables, which "tasks" needs.
+# Includes the tables that the dispatcher "tasks" needs.
 os.environ.setdefault("AFFILIATIONS_TEST_SERVICES", "django-tasks-db")
 ENGINE = {"TASKS": {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}}
 django.setup()
@@ -34,7 +34,7 @@ from tests.hosts import DISPATCHERS, GUNICORN, Browser, running, serving  # noqa
 from tests.settings import NAME  # noqa: E402
 
 HANGING = 3600.0
-#: Between two visitors, so that what one has started is not measured with the next.
+#: Pause between two requests, so that work started by one does not affect the next.
 PAUSE = 0.05
 
 CELERY = {
@@ -42,7 +42,7 @@ CELERY = {
     "CELERY_TASK_DEFAULT_QUEUE": NAME,
     "CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP": True,
 }
-#: Each dispatcher, with its settings and the worker that runs beside the server.
+#: Each dispatcher, with its settings and its worker.
 WORKERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "thread": ({}, ()),
     "worker": ({}, ("django", "deliver_callbacks", "--loop")),
@@ -52,7 +52,7 @@ WORKERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 def made(name: str, callback_url: str) -> Partner:
-    """Make a partner who is told of every order of a visitor, or of none."""
+    """Create a partner with a subscription to every order; without a URL, no callback is sent."""
     partner = Partner.objects.create(name=name, active=True)
     Subscription.objects.create(
         partner=partner,
@@ -65,10 +65,10 @@ def made(name: str, callback_url: str) -> Partner:
 
 
 def timed(browser: Browser, method: str, path: str) -> float:
-    """Return the ms that a request takes, on the connection that the browser has."""
+    """Return the milliseconds that a request takes on the browser's connection."""
     connection, began = browser.connection, time.perf_counter()
     connection.request(method, path, headers={"Cookie": browser.cookie})
-    # gunicorn sends an answer in two parts, and the second would wait 40 ms for our delayed ACK.
+    # gunicorn sends a response in two parts; the second would wait 40 ms for our delayed ACK.
     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
     with connection.getresponse() as response:
         response.read()
@@ -77,7 +77,7 @@ def timed(browser: Browser, method: str, path: str) -> float:
 
 
 def measure(dispatcher: str, url: str, visits: int) -> tuple[list[float], list[float]]:
-    """Return the medians in ms of both requests, with the partner who hangs and without."""
+    """Return the medians of both requests in milliseconds, with and without the callback."""
     settings, command = WORKERS[dispatcher]
     settings = settings | {"AFFILIATE_CALLBACK_DISPATCHER": DISPATCHERS + dispatcher}
     server = (*GUNICORN, "--worker-class=gthread", "--threads=4", "--keep-alive=60")
@@ -93,7 +93,7 @@ def measure(dispatcher: str, url: str, visits: int) -> tuple[list[float], list[f
         for visit in range(visits + 5):
             for browser, (converting, following) in zip(browsers, times, strict=True):
                 took = timed(browser, "POST", "/order/"), timed(browser, "GET", "/page/")
-                if visit >= 5:  # what a process does once has been done
+                if visit >= 5:  # skip the first requests of a process
                     converting.append(took[0])
                     following.append(took[1])
                 time.sleep(PAUSE)
@@ -106,7 +106,7 @@ def measure(dispatcher: str, url: str, visits: int) -> tuple[list[float], list[f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dispatchers", nargs="*", help=f"All by default: {', '.join(WORKERS)}.")
-    parser.add_argument("--visits", type=int, default=200, help="Take the median of so many; 200.")
+    parser.add_argument("--visits", type=int, default=200, help="Visits per median; 200.")
     options = parser.parse_args()
     print(f"{connection.vendor}; the aim is a ratio of at most 1.1")
     print(

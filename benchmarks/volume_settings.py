@@ -1,4 +1,4 @@
-"""The settings of the tests, where days are longer and shorter too, and tables are kept."""
+"""The settings of the tests, in a time zone with daylight saving time and without migrations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from tests.settings import *  # noqa: F403
 from tests.settings import INSTALLED_APPS
 
 TIME_ZONE = "Europe/Copenhagen"
-# The tables are made from the models, which takes a tenth of the time.
+# Create the tables from the models, which takes a tenth of the time of the migrations.
 MIGRATION_MODULES = dict.fromkeys((path.rpartition(".")[2] for path in INSTALLED_APPS), None)
 LOGGING_CONFIG = None

@@ -19,13 +19,21 @@ author = _metadata["Author"]
 project_copyright = "Saxo Publish and individual contributors"
 release = version = _metadata["Version"]
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
 exclude_patterns = ["_build"]
 
-# What other projects document cannot be looked up without a network; our own names must be found.
-nitpick_ignore_regex = [("py:.*", r"(?!affiliations\.).*")]
+# What Python and Django document cannot be looked up without a network.
+nitpick_ignore_regex = [
+    ("py:class", r"(collections|datetime|decimal|django)\..+"),
+    # Where a module imports them for type checking only, or a docstring names them.
+    ("py:class", r"AsyncClient|Client|(.+\.)?CutOff|Decimal|HttpRequest|User|datetime"),
+    ("py:exc", "DatabaseError|ValidationError"),
+]
+# Its docstring says what deliver() returns: to import the class would load what sends.
+nitpick_ignore = [("py:class", "Summary")]
 
 html_theme = "alabaster"
 html_theme_options = {"description": _metadata["Summary"], "fixed_sidebar": True}

@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-# A project of yours has no such line: it lets the shop run from a clone in which nobody has
-# installed the app yet. Last on the path, so that an installed `affiliations` wins.
+# Your own project does not need this line: it lets the shop run from a clone without installing the
+# app. It comes last on the path, so that an installed `affiliations` takes precedence.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 

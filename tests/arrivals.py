@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.sessions.backends.base import SessionBase
 from django.db import connection
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
@@ -19,6 +20,22 @@ def referred(trigger: str = "Order placed", **subscription: object) -> Visitor:
     return visitor
 
 
+#: What a session holds of a visitor: the id, as in 0.12, and what binds it to the row.
+KEY = "affiliate_visitor_id"
+FINGERPRINT = f"{KEY}_fingerprint"
+
+
+def held(visitor: Visitor) -> dict[str, object]:
+    """Return what a session holds of a visitor."""
+    return {KEY: visitor.pk, FINGERPRINT: visitor.fingerprint}
+
+
+def remember(session: SessionBase, visitor: Visitor) -> None:
+    """Let a session remember a visitor, as after a landing."""
+    session.update(held(visitor))
+    session.save()
+
+
 def request_of(visitor: Visitor | None, user: object = None) -> HttpRequest:
     """Make a request whose session remembers the visitor, as the middlewares would leave it."""
     client = Client()
@@ -26,8 +43,7 @@ def request_of(visitor: Visitor | None, user: object = None) -> HttpRequest:
         client.force_login(user)
     session = client.session
     if visitor is not None:
-        session["affiliate_visitor_id"] = visitor.pk
-        session.save()
+        remember(session, visitor)
     request = RequestFactory().post("/order/")
     request.session = session.__class__(session.session_key)
     if user is not None:

@@ -29,6 +29,11 @@ CONTROLS = "input, select, textarea, button, summary, .object-tools a, .submit-r
 #: needs to be broken, other than ids and addresses.
 MISFITS = r"""() => {
     const root = document.documentElement;
+    // Words as long as real ones, without the parts of ids and addresses; and amounts.
+    const WORD = new RegExp(
+        /(?<![^\s(“"])[\p{L}\p{M}’']{2,24}(?=[.,:;!?…)”"]*(?:\s|$))/u.source
+        + /|[\d.,]*\d\u00a0[A-Z]{3}\b/u.source, "gu");
+    const UNBROKEN = "code, pre, svg, script, style, template, textarea, select, datalist";
     const found = root.scrollWidth > root.clientWidth ? ["the page is too wide"] : [];
     for (const control of document.querySelectorAll("CONTROLS")) {
         if (!control.checkVisibility({visibilityProperty: true})) continue;
@@ -44,20 +49,60 @@ MISFITS = r"""() => {
             }
         }
     }
-    for (const cell of document.querySelectorAll(".aff-scroll td:not(.aff-id)")) {
-        const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
-        for (let text = texts.nextNode(); text; text = texts.nextNode()) {
-            for (const word of text.data.matchAll(/\p{L}+/gu)) {
-                const range = document.createRange();
-                range.setStart(text, word.index);
-                range.setEnd(text, word.index + word[0].length);
-                const lines = new Set([...range.getClientRects()].map((line) => line.top));
-                if (lines.size > 1) found.push(`${word[0]} is broken`);
-            }
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+        if (!text.parentElement.checkVisibility() || text.parentElement.closest(UNBROKEN)) continue;
+        for (const word of text.data.matchAll(WORD)) {
+            const range = document.createRange();
+            range.setStart(text, word.index);
+            range.setEnd(text, word.index + word[0].length);
+            const lines = new Set([...range.getClientRects()].map((line) => line.top));
+            if (lines.size > 1) found.push(`${word[0]} is broken`);
         }
     }
     return found;
 }""".replace("CONTROLS", CONTROLS)
+
+#: What is hard to read at a glance: a list that must be scrolled, numbers that are not aligned. The
+#: references, click ids and days must not look like numbers.
+CLUMSY = r"""() => {
+    const AMOUNT = /-?\d[\d.,\u00a0]*(?:\u00a0(?:%|[A-Z]{3}))?/.source;
+    const NUMBERS = new RegExp(`^${AMOUNT}((?:,|\\s+of)\\s${AMOUNT})*$`);
+    const found = [];
+    for (const list of document.querySelectorAll(".app-affiliations .results")) {
+        if (list.scrollWidth > list.clientWidth)
+            found.push(`the list needs ${list.scrollWidth} px and has ${list.clientWidth}`);
+    }
+    for (const table of document.querySelectorAll("#content table")) {
+        [...(table.tHead?.rows[0].cells ?? [])].forEach((head, index) => {
+            const rows = [...table.tBodies].flatMap((body) => [...body.rows]);
+            const cells = rows.map((row) => row.cells[index])
+                .filter((cell) => cell && /[^-\u2013\s]/.test(cell.innerText));
+            if (!cells.length) return;
+            if (!cells.every((cell) => NUMBERS.test(cell.innerText.trim()))) return;
+            if (cells.some((cell) => cell.querySelector("a"))) return;  // An id.
+            const aligned = [head, ...cells].map((cell) => getComputedStyle(cell).textAlign);
+            if (!aligned.every((side) => side === "end" || side === "right"))
+                found.push(`the numbers below ${head.innerText} are not right-aligned`);
+        });
+    }
+    return found;
+}"""
+
+#: The rules of axe that Django's own templates break, and where.
+DJANGOS_OWN = [
+    # The picture in the label of the search, with its alternative text, is no label to axe.
+    ("label-title-only", "#changelist-search"),
+    # The columns of the rows' names and of the boxes that delete them.
+    ("empty-table-header", ".tabular.inline-related thead"),
+]
+BARRIERS = """async (own) => {
+    const found = await axe.run({resultTypes: ["violations"]});
+    return found.violations.flatMap((rule) => rule.nodes
+        .filter((node) => !own.some(([name, place]) =>
+            name === rule.id && document.querySelector(node.target[0]).closest(place)))
+        .map((node) => `${rule.id} (${rule.impact}): ${node.html.slice(0, 200)}`));
+}"""
 
 #: Nothing that Chromium does by itself: no look for updates, no other machine.
 OPTIONS = [
@@ -109,6 +154,8 @@ class Window:
         size: tuple[int, int] = WIDE,
         scheme: Any = "light",
         language: str = "en-GB",
+        *,
+        scripts: bool = True,
     ) -> Iterator[Window]:
         """Open a window with cookies of its own."""
         width, height = size
@@ -116,6 +163,7 @@ class Window:
             viewport={"width": width, "height": height},
             color_scheme=scheme,
             locale=language,
+            java_script_enabled=scripts,
             # Its own is that of a crawler: “HeadlessChrome”.
             user_agent=(
                 "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
@@ -148,27 +196,21 @@ class Window:
             return self.barriers() + self.misfits()
 
     def barriers(self) -> list[str]:
-        """Return what keeps somebody from using the page: what axe calls serious or critical."""
+        """Return what axe finds on the page, but for what Django's own templates are to blame."""
         import axe_playwright_python
 
         script = Path(axe_playwright_python.__file__).with_name("axe.min.js")
         # Evaluated, not added to the page, whose policy forbids that.
         self.page.evaluate(script.read_text(encoding="utf-8"))
-        # But for one rule, which does not take the picture in the label of the Admin's own search,
-        # with its alternative text, for a label.
-        found = self.page.evaluate(
-            "axe.run({resultTypes: ['violations'], rules: {'label-title-only': {enabled: false}}})"
-        )
-        return [
-            f"{self.page.url}: {rule['id']} ({rule['impact']}): {node['html'][:200]}"
-            for rule in found["violations"]
-            if rule["impact"] in ("serious", "critical")
-            for node in rule["nodes"]
-        ]
+        return [f"{self.page.url}: {one}" for one in self.page.evaluate(BARRIERS, DJANGOS_OWN)]
 
     def misfits(self) -> list[str]:
         """Return what does not fit: a wide page, a control outside its box, a broken word."""
         return [f"{self.page.url}: {found}" for found in self.page.evaluate(MISFITS)]
+
+    def clumsy(self) -> list[str]:
+        """Return which list must be scrolled, and which numbers are not right-aligned."""
+        return [f"{self.page.url}: {found}" for found in self.page.evaluate(CLUMSY)]
 
     def controls(self) -> list[str]:
         """Return what is on the page to be clicked or filled in, but for links within a text."""

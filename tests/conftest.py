@@ -1,60 +1,71 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from django.apps import apps
 from django.core.management.commands import flush
-from django.test import override_settings
 
-from tests.settings import DATABASE, SERVICES
+from tests.settings import DATABASE, LONG, SERVICES
 
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 
 # What is built is looked at by `tox -e package`, which says where it is.
 collect_ignore = [] if "AFFILIATIONS_TEST_DIST" in os.environ else ["test_package.py"]
+# `tox -e hosts` runs these: each host has settings of its own.
+collect_ignore += ["integrations"]
 
-# Two busy cores are no reason to fail.
-hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,  # Two busy cores are no reason to fail.
+    max_examples=400 if LONG else 40,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
 hypothesis.settings.load_profile("tests")
 
 Trigger = tuple[Any, ...]
-not_for_this_database = pytest.StashKey[list[str]]()
-without_service = pytest.StashKey[list[str]]()
+#: How many tests were left out, by the reason.
+LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 #: What a test can need beside the database; AFFILIATIONS_TEST_SERVICES lists those that are there.
 NEEDS = {"rabbitmq", "redis", "django-tasks-db", "chromium"}
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """Keep the database's name, which tests/settings.py makes different in each xdist worker."""
+
+
 @pytest.fixture(autouse=True, scope="session")
-def emptied_and_no_more() -> Iterator[None]:
+def content_types_and_permissions_survive_a_flush() -> Iterator[None]:
     """
-    Empty the tables after a test with transactions of its own, and leave them so.
+    Keep the rows that ``migrate`` writes when a transactional test empties the tables.
 
-    Django would make all content types and permissions anew, which takes longer than most tests.
-    Who asks for a permission there takes the fixture ``permissions``.
+    Django would delete them and create them again, which takes longer than most tests.
     """
+    kept = {"django_content_type", "auth_permission"}
 
-    from django.contrib.contenttypes.models import ContentType
-
-    def emptied(*args: object, **options: object) -> None:
-        ContentType.objects.clear_cache()
+    def sql_flush(style: Any, connection: Any, **options: Any) -> list[str]:
+        tables = set(connection.introspection.django_table_names(True, False))
+        return connection.ops.sql_flush(style, sorted(tables - kept), **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flush, "emit_post_migrate_signal", emptied)
+        patch.setattr(flush, "sql_flush", sql_flush)
+        patch.setattr(flush, "emit_post_migrate_signal", lambda *args, **options: None)
         yield
 
 
-@pytest.fixture
-def permissions(db: None) -> None:
-    """Make those of our models, where another test has emptied the table."""
-    from django.contrib.auth.management import create_permissions
+@pytest.fixture(autouse=True, scope="session")
+def _the_database_has_the_clock_of_this_machine() -> None:
+    """Ask no database for the time, which would be one query more, once a minute."""
+    from affiliations import db
 
-    create_permissions(apps.get_app_config("affiliations"), verbosity=0)
+    db._CLOCKS.clear()
 
 
 @pytest.fixture
@@ -85,6 +96,15 @@ def staff(db: None) -> Any:
     return client
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Run Chromium: once, since Playwright starts no second one in the same thread."""
+    from tests.chromium import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
 @pytest.fixture
 def handed_over(settings: Any) -> list[int]:
     """Return the ids that the dispatcher gets."""
@@ -96,51 +116,67 @@ def handed_over(settings: Any) -> list[int]:
 
 
 @pytest.fixture
-def wire() -> Iterator[Callable[[Sequence[Trigger]], None]]:
+def wire(settings: Any) -> Iterator[Callable[[Sequence[Trigger]], None]]:
     """Connect other triggers than those of the settings, until the end of the test."""
-    from affiliations import wiring
+    from affiliations import registry
 
-    overrides: list[override_settings] = []
+    before = settings.AFFILIATE_TRIGGERS
 
     def connect(wanted: Sequence[Trigger]) -> None:
-        override = override_settings(AFFILIATE_TRIGGERS=list(wanted))
-        override.enable()
-        overrides.append(override)
-        wiring.connect()
+        # By the fixture, which restores all settings. Overrides that end in another order leak.
+        settings.AFFILIATE_TRIGGERS = list(wanted)
+        registry.connect()
 
     try:
         yield connect
     finally:
-        for override in reversed(overrides):
-            override.disable()
-        wiring.connect()
+        connect(before)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Use one worker more than there are processors, since some tests wait."""
+    return 1 + (os.cpu_count() or 1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[not_for_this_database] = []
-    config.stash[without_service] = []
+    config.stash[LEFT_OUT] = Counter()
+    if config.option.xmlpath and not hasattr(config, "workerinput"):
+        _left_out_file(config).unlink(missing_ok=True)
     if unknown := set(SERVICES) - NEEDS:
         raise pytest.UsageError(f"AFFILIATIONS_TEST_SERVICES does not know {sorted(unknown)}")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out the tests that another database or a service is needed for, and remember them."""
+    """Mark what uses transactions; leave out what needs another database or a service."""
     kept, left_out = [], []
     for item in items:
+        if _is_transactional(item):
+            item.add_marker("transaction")
         closest = item.get_closest_marker("only_on")
         databases = _named(item, [closest] if closest else [], set(DATABASES))
         missing = _named(item, item.iter_markers("needs"), NEEDS) - set(SERVICES)
         if databases and DATABASE not in databases:
-            config.stash[not_for_this_database].extend(databases)
+            reasons = [f"for {DATABASES[name]}" for name in sorted(databases)]
         elif missing:
-            config.stash[without_service].extend(missing)
+            reasons = [f"that need {name}" for name in sorted(missing)]
         else:
             kept.append(item)
             continue
+        config.stash[LEFT_OUT].update(reasons)
         left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def _is_transactional(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("django_db")
+    fixtures = {"transactional_db", "live_server", "django_db_serialized_rollback"}
+    return bool(marker and marker.kwargs.get("transaction")) or not fixtures.isdisjoint(
+        getattr(item, "fixturenames", ())
+    )
 
 
 def _named(item: pytest.Item, markers: Iterable[pytest.Mark], known: set[str]) -> set[str]:
@@ -151,18 +187,79 @@ def _named(item: pytest.Item, markers: Iterable[pytest.Mark], known: set[str]) -
     return named
 
 
+class Processes:
+    """Which tests may start processes, and which fixtures have: their other users need the mark."""
+
+    allowed = True
+    #: The fixture that is being set up: where it is defined, and its name.
+    fixture = ("", "")
+    fixtures: set[tuple[str, str]] = set()
+
+    @classmethod
+    def audit(cls, event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "subprocess.Popen":
+            return
+        cls.fixtures.add(cls.fixture)
+        if not cls.allowed:
+            raise AssertionError(UNMARKED)
+
+
+UNMARKED = "A test that starts a process, or shares one, must be marked as server."
+sys.addaudithook(Processes.audit)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    Processes.allowed = item.get_closest_marker("server") is not None
+    names = getattr(item, "fixturenames", ())
+    for place, name in Processes.fixtures:
+        if not Processes.allowed and name in names and item.nodeid.startswith(place):
+            raise AssertionError(UNMARKED)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any) -> Iterator[Any]:
+    outer = Processes.fixture
+    Processes.fixture = (fixturedef.baseid, fixturedef.argname)
+    try:
+        return (yield)
+    finally:
+        Processes.fixture = outer
+
+
+# What a run has left out: said at its end, and kept beside its results for `.ci/run`, which fails
+# if a test was left out everywhere.
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Write the ids of the tests that are left out to a file."""
+    config = items[0].config
+    worker = getattr(config, "workerinput", {"workerid": "gw0"})["workerid"]
+    if config.option.xmlpath and worker == "gw0":
+        with _left_out_file(config).open("a", encoding="utf-8") as file:
+            file.writelines(f"{item.nodeid}\n" for item in items)
+
+
+def _left_out_file(config: pytest.Config) -> Path:
+    return Path(config.option.xmlpath).with_name("left-out.txt")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take what a worker of pytest-xdist has left out: each leaves out the same."""
+    node.config.stash[LEFT_OUT] |= Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
 def _everything_is_required() -> bool:
     return os.environ.get("AFFILIATIONS_TEST_REQUIRE") == "all"
 
 
-def _left_out(terminal: Any) -> list[tuple[int, str]]:
-    """Count the tests that did not do their work, by the reason that they gave."""
+def _skipped(terminal: Any) -> list[tuple[int, str]]:
+    """Count the skipped tests by their reason."""
     reasons: Counter[str] = Counter()
     for report in terminal.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         reasons[str(reason).removeprefix("Skipped: ")] += 1
-    for report in terminal.stats.get("xfailed", []):
-        reasons[f"expected to fail: {report.wasxfail}"] += 1
     return [(count, reason) for reason, count in sorted(reasons.items())]
 
 
@@ -172,19 +269,31 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     others = [label for name, label in DATABASES.items() if name != DATABASE]
     terminalreporter.section("left out")
     write(f"This run used {DATABASES[DATABASE]}. Not used: {', '.join(others)}.")
-    write("CONTRIBUTING.rst says how to run the tests on them.")
-    for name, count in sorted(Counter(config.stash[not_for_this_database]).items()):
-        write(f"{count} test(s) that are for {DATABASES[name]} were left out.")
-    for name, count in sorted(Counter(config.stash[without_service]).items()):
-        write(f"{count} test(s) that need {name} were left out.")
-    for count, reason in _left_out(terminalreporter):
+    write("CONTRIBUTING.rst says how to run the tests on them. .ci/run does so, with every version")
+    write("of Python and Django, with other packages (hosts), a browser and the demo.")
+    if config.option.markexpr:
+        write(f"Only tests that are: {config.option.markexpr}.")
+    for reason, count in sorted(config.stash[LEFT_OUT].items()):
+        write(f"{count} test(s) {reason} were left out.")
+    for count, reason in _skipped(terminalreporter):
         write(f"{count} test(s) skipped: {reason}")
-    if _everything_is_required() and _left_out(terminalreporter):
-        write("AFFILIATIONS_TEST_REQUIRE=all: so this run has failed.")
+    known = Counter(report.wasxfail for report in terminalreporter.stats.get("xfailed", []))
+    for reason, count in sorted(known.items()):
+        write(f"{count} test(s) failed, as they are known to: {reason}")
+    if _everything_is_required() and _skipped(terminalreporter):
+        write("AFFILIATIONS_TEST_REQUIRE=all: tests were skipped, so this run has failed.")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail where everything was asked for and something was skipped."""
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    if exitstatus == pytest.ExitCode.OK and _everything_is_required() and _left_out(terminal):
+    """
+    Fail where everything was asked for and something was skipped.
+
+    A known failure does not count: it was run, and fails the run itself once it passes.
+    """
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = dict(config.stash[LEFT_OUT])
+        return
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if exitstatus == pytest.ExitCode.OK and _everything_is_required() and _skipped(terminal):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -11,6 +11,11 @@ def ignored(callback_ids: Sequence[int]) -> None:
 ids: list[int] = []
 
 
+def failing(callback_ids: Sequence[int]) -> None:
+    """Fail, as an engine does that is misconfigured."""
+    raise RuntimeError("no engine")
+
+
 def remembered(callback_ids: Sequence[int]) -> None:
     """Send nothing, and write down what was handed over."""
     ids.extend(callback_ids)

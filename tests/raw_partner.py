@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import struct
@@ -33,6 +34,9 @@ class RawPartner:
     accepted, whether or not anything was said on them.
     """
 
+    #: Seconds after which it hangs up on a caller who says nothing, and does not hang up either.
+    HANG = 60
+
     def __init__(
         self, answer: Answer | bytes = OK, *, tls: bool = False, address: str = "127.0.0.1"
     ) -> None:
@@ -53,7 +57,7 @@ class RawPartner:
     def __exit__(self, *args: object) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
-            thread.join(10)
+            thread.join(self.HANG)
             assert not thread.is_alive()
         self.listener.close()
 
@@ -71,7 +75,7 @@ class RawPartner:
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(10)
+        connection.settimeout(self.HANG)
         with connection:
             try:
                 if self.context is None:
@@ -88,6 +92,10 @@ class RawPartner:
             if not (read := connection.recv(65536)):
                 return
             head += read
+        if length := re.search(rb"\r\nContent-Length: (\d+)\r\n", head):
+            whole = head.index(b"\r\n\r\n") + 4 + int(length[1])
+            while len(head) < whole and (read := connection.recv(65536)):
+                head += read
         self.requests.append(head)
         self.answer(connection)
 

@@ -34,3 +34,24 @@ class ReplicaRouter:
 
     def allow_relation(self, obj1: Any, obj2: Any, **hints: Any) -> bool:
         return True
+
+
+class PlacesRouter:
+    """Keep each app, or each model, in the database that is given for it, or in the default one."""
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self.places = places
+
+    def _route(self, app_label: str, model_name: str | None) -> str:
+        own = self.places.get(f"{app_label}.{model_name}")
+        return own or self.places.get(app_label, "default")
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return self._route(model._meta.app_label, model._meta.model_name)
+
+    db_for_write = db_for_read
+
+    def allow_migrate(
+        self, db: str, app_label: str, model_name: str | None = None, **hints: Any
+    ) -> bool:
+        return self._route(app_label, model_name) == db

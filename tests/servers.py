@@ -41,4 +41,4 @@ def serving(kind: str, *options: str, settings: str = "tests.settings") -> Itera
                 raise RuntimeError(f"{kind} has stopped:\n{log.read().decode()}")
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from tests.hosts import PATIENT
 from tests.settings import *  # noqa: F403
 
-AFFILIATE_CALLBACK_DISPATCHER = "affiliations.callbacks.dispatchers.thread"
-AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+AFFILIATE_CALLBACK_DISPATCHER = "affiliations.dispatchers.thread"
+AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
+globals().update(PATIENT)

@@ -10,12 +10,14 @@ try:
 except ImportError:  # Django 5.2
     from django_tasks.backends.base import BaseTaskBackend
 
+from tests.hosts import FOR_EVER
+
 
 class Hanging(BaseTaskBackend):
     """Keeps whoever enqueues a task waiting."""
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
-        time.sleep(60)
+        time.sleep(FOR_EVER)
 
 
 class Broken(BaseTaskBackend):

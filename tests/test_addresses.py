@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import urllib3.util.connection
 
-from affiliations.callbacks import transport
+from affiliations.callbacks import connections, transport
 from affiliations.models import CallbackAttempt
 from tests.raw_partner import OK, RawPartner, redirecting
 
@@ -141,7 +142,7 @@ class Network:
 @pytest.fixture(autouse=True)
 def network(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
     """Begin with no connection kept, and with the addresses of a production site."""
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = []
     adapter = transport._Adapter()
     monkeypatch.setattr(transport, "_adapter", adapter)
     # Whether this machine has it or not: nothing leaves.
@@ -348,6 +349,45 @@ class TestAName:
         assert (partner.connections, inside.connections) == (1, 0)
 
 
+class TestAnAllowedNetwork:
+    def test_is_called(self, network: Network, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["10.1.0.0/16", "fd12::/32"]
+        for address in ("10.1.2.3", "fd12::1", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3"):
+            assert transport.send(url(address)).error == Error.CONNECT
+        assert len(network.connected) == 4
+
+    def test_is_no_other(self, network: Network, settings: Any) -> None:
+        settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["10.1.0.0/16", "fd12::/32"]
+        for address in ("10.2.0.1", "127.0.0.1", "fd13::1", "::1", "64:ff9b::10.2.0.1"):
+            assert transport.send(url(address)).error == Error.BLOCKED_ADDRESS
+        assert network.connected == []
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "169.254.169.254",
+            "169.254.170.2",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::169.254.169.254",
+        ],
+    )
+    def test_is_never_the_metadata_service_of_a_cloud(
+        self, address: str, network: Network, settings: Any
+    ) -> None:
+        settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["0.0.0.0/0", "::/0"]
+        assert transport.send(url(address)).error == Error.BLOCKED_ADDRESS
+        assert network.connected == []
+
+    def test_is_shown_by_the_error_with_the_line_for_development(self) -> None:
+        message = transport.send(url("127.0.0.1")).message
+        assert 'AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8", "::1"]' in message
+
+
 class TestAPublicAddress:
     @pytest.mark.parametrize(
         "address",
@@ -370,6 +410,7 @@ class TestAPublicAddress:
             "2a00:1450::1",
             "3ffe:ffff::1",
             "::ffff:8.8.8.8",
+            "64:ff9b::8.8.8.8",
         ],
     )
     def test_is_called(self, address: str, network: Network) -> None:
@@ -392,3 +433,34 @@ class TestAPublicAddress:
             network.servers[PUBLIC] = partner.port
             assert transport.send(url("partner.example", partner.port)).error == ""
         assert network.connected == ["2606:4700::1", "1.1.1.1", PUBLIC]
+
+    def test_of_one_kind_takes_turns_with_those_of_the_other(self, network: Network) -> None:
+        dead = [f"2606:4700::{number}" for number in range(1, 6)]
+        network.names["partner.example"] = [[*dead, PUBLIC, "1.1.1.1"]]
+        assert transport.send(url("partner.example")).error == Error.CONNECT
+        assert network.connected == [dead[0], PUBLIC, dead[1], "1.1.1.1", *dead[2:]]
+
+    def test_that_is_dead_leaves_time_for_the_next(
+        self, network: Network, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing waits here: what a dead address takes is added to the clock."""
+        settings.AFFILIATE_CALLBACK_TIMEOUT = (3, 10)
+        network.names["partner.example"] = [["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4", PUBLIC]]
+        lost = 0.0
+        clock, connect = time.monotonic, network.connect
+
+        def dead_or_alive(sock: socket.socket, to: tuple[Any, ...]) -> None:
+            nonlocal lost
+            if to[0] != PUBLIC:
+                network.connected.append(to[0])
+                lost += sock.gettimeout() or 0
+                raise TimeoutError
+            connect(sock, to)
+
+        monkeypatch.setattr(socket.socket, "connect", lambda sock, to: dead_or_alive(sock, to))
+        monkeypatch.setattr(connections.time, "monotonic", lambda: clock() + lost)
+        with RawPartner() as partner:
+            network.servers[PUBLIC] = partner.port
+            assert transport.send(url("partner.example", partner.port)).error == ""
+        assert len(network.connected) == 5
+        assert 2 < lost < 3

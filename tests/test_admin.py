@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from datetime import timezone as tz
 from decimal import Decimal
 from html import unescape
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from django.contrib import admin
@@ -18,15 +20,18 @@ from django.test.utils import CaptureQueriesContext, override_script_prefix
 from django.urls import reverse
 from django.utils import timezone
 
-from affiliations.admin.lists import COUNTED, CountingPaginator
+from affiliations.admin import actions
+from affiliations.admin.base import COUNT_LIMIT, CountingPaginator
 from affiliations.exceptions import Reason
 from affiliations.models import (
     Callback,
     CallbackAttempt,
     Conversion,
+    FailedTrigger,
+    FollowedTestLink,
     Partner,
     Subscription,
-    UncountedTrigger,
+    UncreditedTrigger,
     Visitor,
 )
 from tests.factories import (
@@ -126,6 +131,14 @@ def some_of_everything(rows: int = 1) -> None:
             duration_ms=12,
             status_code=500,
             error=CallbackAttempt.Error.HTTP_STATUS,
+        )
+        FailedTrigger.objects.create(
+            trigger="Order placed",
+            kind=FailedTrigger.Kind.CREDIT,
+            visitor=conversion.visitor,
+            user=user,
+            reference="A-1",
+            due_on=timezone.now(),
         )
 
 
@@ -271,7 +284,7 @@ def test_a_trigger_that_the_settings_do_not_have_is_refused(staff: Client) -> No
 def test_a_trigger_that_is_no_longer_in_the_settings_stays_and_is_marked(staff: Client) -> None:
     subscription = SubscriptionFactory(trigger="Newsletter ordered")
     mark = "Newsletter ordered (no longer in the settings)"
-    for page in (url(subscription), url(subscription.partner), url(Subscription)):
+    for page in (url(subscription), url(subscription.partner, "deal"), url(Subscription)):
         assert mark in shown(staff.get(page))
     form = as_stored(subscription, callback_url=f"{URL}&x=1")
     assert staff.post(url(subscription), form).status_code == 302
@@ -281,15 +294,15 @@ def test_a_trigger_that_is_no_longer_in_the_settings_stays_and_is_marked(staff: 
 
 def test_a_trigger_of_the_settings_is_not_marked(staff: Client) -> None:
     subscription = SubscriptionFactory()
-    for page in (url(subscription), url(subscription.partner), url(Subscription)):
+    for page in (url(subscription), url(subscription.partner, "deal"), url(Subscription)):
         assert "no longer in the settings" not in shown(staff.get(page))
 
 
 BAD_URLS = {
-    "https://partner.example/cb": "Put {visitor_id} or {click_id} in it",
+    "https://partner.example/cb": "Add {visitor_id} or {click_id}",
     "https://partner.example/cb?v={visitor_id}&s={sub_id1}": "Did you mean {sub1}?",
-    "https://partner.example/cb?v={visitor_id}#x": "What follows “#” is never sent.",
-    "https://partner.example/cb?v={visitor_id}&x={": "A brace is open or closed alone.",
+    "https://partner.example/cb?v={visitor_id}#x": "The part after “#” is never sent.",
+    "https://partner.example/cb?v={visitor_id}&x={": "A brace has no counterpart.",
     "https://{visitor_id}.example/cb": "Enter a valid URL.",
     "ftp://partner.example/cb?v={visitor_id}": "Enter a valid URL.",
     "https://partner.example/cb?v={visitor_id}&x=" + 2048 * "x": "has at most 2048 characters",
@@ -312,25 +325,37 @@ def test_a_bad_callback_url_is_a_message_beside_the_field(
     assert not Subscription.objects.exists()
 
 
-def test_a_bad_callback_url_that_0_12_left_is_a_message_beside_the_field(staff: Client) -> None:
+def test_a_bad_callback_url_that_0_12_left_is_kept_with_a_warning(staff: Client) -> None:
     subscription = SubscriptionFactory()
     Subscription.objects.update(callback_url=f"{URL}&s={{subid1}}")
     subscription.refresh_from_db()
-    page = staff.post(url(subscription.partner), partner_form(as_stored(subscription)))
-    assert "There is no placeholder {subid1}. Did you mean {sub1}?" in shown(page)
+    form = partner_form(as_stored(subscription))
+    page = staff.post(url(subscription.partner), form, follow=True)
+    assert "Unknown placeholder {subid1}. Did you mean {sub1}?" in shown(page)
 
 
 def test_http_is_refused_where_the_settings_require_https(staff: Client, settings: Any) -> None:
     settings.AFFILIATE_CALLBACK_REQUIRE_HTTPS = True
     form = subscribed(partner=PartnerFactory().pk, callback_url=URL.replace("https", "http"))
     page = staff.post(url(Subscription, "add"), form)
-    assert "This site calls partners over https:// only." in shown(page)
+    assert (
+        "Enter a URL that begins with https://. This site sends callbacks over HTTPS only."
+        in shown(page)
+    )
 
 
-def test_a_callback_url_without_a_scheme_is_taken_as_https(staff: Client) -> None:
+def test_a_callback_url_without_a_scheme_is_refused_and_not_completed(staff: Client) -> None:
     form = subscribed(partner=PartnerFactory().pk, callback_url="partner.example/cb/{click_id}")
-    assert staff.post(url(Subscription, "add"), form).status_code == 302
-    assert Subscription.objects.get().callback_url == "https://partner.example/cb/{click_id}"
+    page = staff.post(url(Subscription, "add"), form)
+    assert "begins with http:// or https://" in page.text
+    assert not Subscription.objects.exists()
+
+
+def test_a_form_of_the_host_without_the_method_keeps_it(staff: Client) -> None:
+    subscription = SubscriptionFactory(method="POST")
+    form = subscribed(partner=subscription.partner_id, trigger=subscription.trigger)
+    assert staff.post(url(subscription), form).status_code == 302
+    assert Subscription.objects.get().method == "POST"
 
 
 def test_the_callback_url_may_be_left_empty(staff: Client) -> None:
@@ -339,7 +364,7 @@ def test_the_callback_url_may_be_left_empty(staff: Client) -> None:
     assert Subscription.objects.get().callback_url == ""
 
 
-ALREADY = "This partner subscribes to this trigger already."
+ALREADY = "This partner already subscribes to this trigger. Edit the existing subscription instead."
 
 
 def test_a_second_subscription_to_the_same_trigger_is_refused(staff: Client) -> None:
@@ -365,7 +390,7 @@ def test_another_partner_may_subscribe_to_the_same_trigger(staff: Client) -> Non
 def test_the_same_trigger_twice_in_one_submit_is_refused(new: bool, staff: Client) -> None:
     page = url(Partner, "add") if new else url(PartnerFactory())
     response = staff.post(page, partner_form(subscribed(), subscribed()))
-    assert "This partner subscribes to this trigger twice." in shown(response)
+    assert "This trigger is selected twice. Remove one of the two subscriptions." in shown(response)
     assert not Subscription.objects.exists()
 
 
@@ -441,10 +466,18 @@ def test_what_was_agreed_is_saved(staff: Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "field", "message"),
     [
-        ({"payout_type": "fixed"}, "payout_value", "more than 0"),
+        ({"payout_type": "fixed"}, "payout_value", "greater than 0"),
         ({"payout_type": "percent", "payout_value": "110"}, "payout_value", "at most 100"),
-        ({"payout_type": "fixed", "payout_value": "5"}, "payout_currency", "three letters"),
-        ({"approval": "manual", "approve_after": "14"}, "approve_after", "or leave this empty"),
+        (
+            {"payout_type": "fixed", "payout_value": "5"},
+            "payout_currency",
+            "three-letter currency code",
+        ),
+        (
+            {"approval": "manual", "approve_after": "14"},
+            "approve_after",
+            "or leave the hold period empty",
+        ),
     ],
     ids=str,
 )
@@ -470,8 +503,8 @@ def test_subscriptions_that_can_never_all_be_counted_are_saved_with_a_warning(
     rows = [subscribed(trigger="User registered"), subscribed(counting="every", closes_referral="")]
     page = staff.post(url(Partner, "add"), partner_form(*rows), follow=True)
     [warning] = told(page)
-    assert warning.startswith("Bjørns Boghandel: after “User registered” nothing more of the same")
-    assert "untick “closes the referral”" in warning
+    assert warning.startswith("Bjørns Boghandel: tracking ends after “User registered”, so later")
+    assert "clear “Stop tracking the visitor after the first conversion”" in warning
     assert Subscription.objects.count() == 2
     signup = Subscription.objects.get(trigger="User registered")
     assert told(staff.post(url(signup), as_stored(signup), follow=True)) == [warning]
@@ -493,13 +526,13 @@ def test_subscriptions_that_can_all_be_counted_are_saved_without_a_word(staff: C
 
 def test_the_window_of_a_partner_is_typed_in_days(staff: Client) -> None:
     partner = PartnerFactory()
-    page = staff.get(url(partner))
+    page = staff.get(url(partner, "deal"))
     assert "Attribution window in days" in shown(page)
     staff.post(url(partner), partner_form(window="90"))
     partner.refresh_from_db()
     assert partner.window == timedelta(days=90)
-    assert 'name="window" value="90"' in staff.get(url(partner)).text
-    form = staff.get(url(partner)).context["adminform"].form
+    assert 'name="window" value="90"' in staff.get(url(partner, "deal")).text
+    form = staff.get(url(partner, "deal")).context["adminform"].form
     assert not form.fields["window"].has_changed(form.initial["window"], "90")
     staff.post(url(partner), partner_form(window=""))
     partner.refresh_from_db()
@@ -509,7 +542,7 @@ def test_the_window_of_a_partner_is_typed_in_days(staff: Client) -> None:
 def test_a_window_that_is_no_whole_days_is_never_changed_unseen(staff: Client) -> None:
     """Code may have set it."""
     partner = PartnerFactory(window=timedelta(hours=36))
-    assert 'name="window" value="1.5"' in staff.get(url(partner)).text
+    assert 'name="window" value="1.5"' in staff.get(url(partner, "deal")).text
     page = staff.post(url(partner), partner_form(window="1.5"))
     assert "Enter a whole number." in shown(page)
     partner.refresh_from_db()
@@ -520,7 +553,7 @@ def test_the_partners_own_accounts_are_kept(staff: Client) -> None:
     partner, user = PartnerFactory(), UserFactory()
     staff.post(url(partner), partner_form(users=str(user.pk)))
     assert list(partner.users.all()) == [user]
-    assert f'name="users" value="{user.pk}"' in staff.get(url(partner)).text
+    assert f'name="users" value="{user.pk}"' in staff.get(url(partner, "deal")).text
 
 
 # What has happened
@@ -535,13 +568,13 @@ def test_a_conversion_shows_what_it_earns_and_why_it_waits(staff: Client) -> Non
         payout="3.74",
         payout_currency="EUR",
         status="pending",
-        reason="The partner bought it themselves.",
+        reason="The buyer is the partner.",
     )
     for page in (url(Conversion), url(conversion)):
         text = shown(staff.get(page))
-        for words in ("3.74", "EUR", "pending", "The partner bought it themselves."):
+        for words in ("3.74", "EUR", "pending", "The buyer is the partner."):
             assert words in text
-    assert "a percentage of the amount" in shown(staff.get(url(conversion)))
+    assert "Percentage of the amount" in shown(staff.get(url(conversion)))
 
 
 def test_the_reason_is_shown_in_the_readers_language(staff: Client, settings: Any) -> None:
@@ -549,7 +582,7 @@ def test_the_reason_is_shown_in_the_readers_language(staff: Client, settings: An
     ConversionFactory(reason="Yes")  # which Django itself has in Danish
     ConversionFactory()
     page = staff.get(url(Conversion)).text
-    reasons = re.findall('class="field-short_reason">(.*?)</td>', page)
+    reasons = re.findall('class="field-reason_start">(.*?)</td>', page)
     assert sorted(reasons) == ["-", "Ja"]
 
 
@@ -592,7 +625,7 @@ def test_the_page_of_a_visitor_tells_everything_that_is_known(staff: Client) -> 
     text = shown(staff.get(url(visitor)))
     for value in (visitor.partner, user, "click-42", visitor.referrer, "mail", "spring"):
         assert str(value) in text
-    for label in ("Referred on", "Successful on", "Closed on", "Entry point"):
+    for label in ("Clicked on", "First conversion on", "Tracking ended on", "Landing page"):
         assert label in text
     # What the partner was told: {visitor_id}.
     assert f" ID: {visitor.pk} " in text
@@ -619,7 +652,12 @@ def test_a_callback_shows_the_partner_and_each_attempt(staff: Client) -> None:
     assert callback.conversion.partner.name in shown(staff.get(url(Callback)))
     page = staff.get(url(callback))
     text = shown(page)
-    for words in (callback.url, "cancelled", "No click id.", "the partner did not answer in time"):
+    for words in (
+        callback.url,
+        "cancelled",
+        "No click id.",
+        ("the partner’s server did not respond in time"),
+    ):
         assert words in text
     assert "<b>broken</b>" not in page.text
 
@@ -633,7 +671,7 @@ def test_a_waiting_callback_cannot_be_called_by_a_click_of_staff(staff: Client) 
 def test_the_template_of_a_callback_url_is_no_link(staff: Client) -> None:
     """A click would call the partner with the placeholder as it stands."""
     subscription = SubscriptionFactory()
-    for page in (url(Subscription), url(subscription), url(subscription.partner)):
+    for page in (url(Subscription), url(subscription), url(subscription.partner, "deal")):
         body = unescape(staff.get(page).text)
         assert URL in body
         assert f'href="{URL}"' not in body
@@ -664,7 +702,7 @@ def test_a_partner_who_has_sent_visitors_stays_and_it_says_why(
         page = staff.get(url(partner, "delete"))
         staff.post(url(partner, "delete"), {"post": "yes"})
     text = shown(page)
-    assert "Bjørns Boghandel has sent visitors, who are kept" in text
+    assert "Bjørns Boghandel has visitors and cannot be deleted" in text
     assert "your account doesn't have permission" not in text
     assert Partner.objects.exists()
 
@@ -687,7 +725,7 @@ def test_a_subscription_that_has_counted_stays_and_it_says_why(
     else:
         page = staff.get(url(subscription, "delete"))
         staff.post(url(subscription, "delete"), {"post": "yes"})
-    assert "Order placed has counted conversions, which are kept" in shown(page)
+    assert "Order placed has conversions or callbacks and cannot be deleted" in shown(page)
     assert Subscription.objects.exists()
 
 
@@ -809,6 +847,7 @@ HOSTILE: list[dict[str, str]] = [
     {"all": ""},
     {"e": "1"},
     {"e": "1", "q": "\0"},
+    {"q": "a " * 3000},
     {"nonsense": "1"},
     {"partner__subscriptions__callback_url__startswith": "h"},
     {"user__password__startswith": "a"},
@@ -825,6 +864,7 @@ HOSTILE: list[dict[str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_no_address_of_a_list_breaks_it(model: Any, staff: Client) -> None:
     some_of_everything()
@@ -835,10 +875,10 @@ def test_no_address_of_a_list_breaks_it(model: Any, staff: Client) -> None:
         except Exception as error:
             error.add_note(f"at {query}") if hasattr(error, "add_note") else None
             raise
-        assert response.status_code in (200, 302, 400), query
+        assert response.status_code in (200, 302), query
         seen.add(response.status_code)
     # Each way of answering was met, so the list above does ask for what is not there.
-    assert seen == {200, 302, 400}
+    assert seen == {200, 302}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -869,7 +909,7 @@ def test_the_lists_open_in_any_time_zone(model: Any, staff: Client, settings: An
     settings.TIME_ZONE = "Europe/Copenhagen"
     some_of_everything()
     for query in ({}, {"referred_on__year": "2026"}, {"created_on__year": "2026"}):
-        assert staff.get(url(model), query).status_code in (200, 302, 400)
+        assert staff.get(url(model), query).status_code in (200, 302)
 
 
 @pytest.mark.parametrize("model", FACTS)
@@ -899,10 +939,21 @@ def test_a_date_is_one_where_the_reader_is(staff: Client, settings: Any) -> None
 
 def test_dates_and_partner_are_narrowed_together_and_the_search_stays(staff: Client) -> None:
     page = staff.get(url(Visitor), {"q": "click", "partner": "Steep", "since": "2026-05-01"}).text
-    form = re.search(r'<form method="get" class="aff-filter">(.*?)</form>', page, re.DOTALL)
-    assert form is not None
-    kept = dict(re.findall('type="hidden" name="(.*?)" value="(.*?)"', form[1]))
-    assert kept == {"q": "click", "since": "2026-05-01"}
+    for form, expected in (
+        ("partner", {"q": "click", "since": "2026-05-01"}),
+        ("since", {"q": "click", "partner": "Steep"}),
+    ):
+        hidden = rf'type="hidden"\s+name="(.*?)"\s+value="(.*?)"\s+form="aff-filter-{form}"'
+        assert dict(re.findall(hidden, page)) == expected
+
+
+def test_the_link_of_a_period_keeps_the_partner_and_the_search(staff: Client) -> None:
+    page = staff.get(url(Visitor), {"q": "click", "partner": "Steep", "until": "2026-05-01"}).text
+    for label, changed in (("Today", {"since": f"{timezone.localdate()}"}), ("Any date", {})):
+        link = re.search(rf'<a href="(.*?)">{label}</a>', page)
+        assert link is not None
+        query = dict(parse_qsl(unescape(link[1]).lstrip("?")))
+        assert query == {"q": "click", "partner": "Steep"} | changed
 
 
 @pytest.mark.parametrize("model", [Subscription, *FACTS])
@@ -926,12 +977,12 @@ def test_a_list_is_narrowed_to_a_partner_by_uid_or_name(model: Any, staff: Clien
 def test_a_host_may_have_what_is_filtered_counted(
     staff: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("affiliations.admin.lists.ListAdmin.show_facets", admin.ShowFacets.ALLOW)
+    monkeypatch.setattr("affiliations.admin.base.ListAdmin.show_facets", admin.ShowFacets.ALLOW)
     partner = VisitorFactory().partner
     VisitorFactory(successful_on=timezone.now())
     page = staff.get(url(Visitor), {"_facets": "True", "partner": partner.uid})
-    assert "nothing was counted (1)" in shown(page)
-    assert "something was counted (0)" in shown(page)
+    assert "without a conversion (1)" in shown(page)
+    assert "with a conversion (0)" in shown(page)
 
 
 @pytest.mark.parametrize("model", [Subscription, Conversion, Callback])
@@ -946,14 +997,14 @@ def test_a_list_is_narrowed_to_a_trigger(model: Any, staff: Client) -> None:
 def test_counting_ends_where_it_would_take_long_and_says_so(
     staff: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert COUNTED == 10_000
-    monkeypatch.setattr("affiliations.admin.lists.COUNTED", 3)
+    assert COUNT_LIMIT == 10_000
+    monkeypatch.setattr("affiliations.admin.base.COUNT_LIMIT", 3)
     VisitorFactory.create_batch(3)
-    assert "pages end" not in shown(staff.get(url(Visitor)))
+    assert "Only the first 10,000 rows are shown." not in shown(staff.get(url(Visitor)))
     VisitorFactory.create_batch(2)
     page = staff.get(url(Visitor))
     assert page.context["cl"].result_count == 4
-    assert "pages end" in shown(page)
+    assert "Only the first 10,000 rows are shown." in shown(page)
     assert CountingPaginator([1, 2], 1).count == 2
 
 
@@ -979,6 +1030,7 @@ def test_no_selection_breaks_an_action(model: Any, staff: Client) -> None:
     assert model.objects.exists()
 
 
+@pytest.mark.slow
 def test_no_value_of_a_field_breaks_the_form(staff: Client) -> None:
     right = subscribed(partner=PartnerFactory().pk)
     may_be_empty = ("callback_url", "payout_value", "payout_currency", "approve_after")
@@ -1037,6 +1089,7 @@ def test_a_subscription_of_another_partner_cannot_be_taken_over(staff: Client) -
 # Speed
 
 
+@pytest.mark.slow
 def test_a_list_costs_the_same_queries_however_long_it_is(staff: Client) -> None:
     def queries(model: Any) -> int:
         with CaptureQueriesContext(connection) as captured:
@@ -1084,7 +1137,8 @@ def test_a_long_list_comes_in_pages(staff: Client) -> None:
 def test_no_key_is_parted_into_thousands(staff: Client, settings: Any) -> None:
     settings.LANGUAGE_CODE = "da"
     settings.USE_THOUSAND_SEPARATOR = True
-    first = VisitorFactory(pk=4_561, is_test=True)
+    # A name without a number, which could look like the first part of a key.
+    first = VisitorFactory(pk=4_561, is_test=True, partner__name="Steep Notes")
     visitor = VisitorFactory(pk=4_567, partner=first.partner, previous=first)
     subscription = SubscriptionFactory(pk=5_678, partner=visitor.partner)
     conversions = [
@@ -1101,16 +1155,18 @@ def test_no_key_is_parted_into_thousands(staff: Client, settings: Any) -> None:
     attempt = CallbackAttempt.objects.create(
         pk=8_912, callback=callback, number=1, started_on=timezone.now(), duration_ms=1
     )
-    UncountedTrigger.objects.add(visitor, "x", Reason.NO_REFERENCE, "R-5", timezone.now())
+    UncreditedTrigger.objects.add(visitor, "x", Reason.NO_REFERENCE, "R-5", timezone.now())
+    FollowedTestLink.objects.add(visitor.partner, "1", "", "Firefox", first)
     rows = [visitor.partner, subscription, first, visitor, *conversions, callback, attempt]
     pages = [staff.get(url(row)) for row in rows] + [staff.get(url(model)) for model in MODELS]
-    pages.append(staff.get(url(visitor.partner, "try_deal")))
+    pages.append(staff.get(url(visitor.partner, "test_link")))
     chosen = {"action": "approve_selected", "_selected_action": [one.pk for one in conversions]}
     pages.append(staff.post(url(Conversion), chosen))
     keys = [str(row.pk) for row in rows if row.pk > 1_000]
-    parted = [f"{key[0]}{mark}{key[1:]}" for key in keys for mark in ". \xa0"]
+    # A whole number: the time in one column may end with the first digit of a key in the next row.
+    parted = re.compile("|".join(rf"\b{key[0]}[. \xa0]{key[1:]}\b" for key in keys))
     for page in pages:
-        assert [one for one in parted if one in shown(page)] == [], page.request["PATH_INFO"]
+        assert parted.findall(shown(page)) == [], page.request["PATH_INFO"]
     assert "4561" in shown(pages[-2])
 
 
@@ -1126,3 +1182,16 @@ def test_the_front_page_names_everything(staff: Client) -> None:
     assert "Affiliate tracking" in text
     for model in MODELS:
         assert str(model._meta.verbose_name_plural).capitalize() in text
+
+
+def test_the_style_sheet_names_columns_that_a_list_has() -> None:
+    css = (Path(actions.__file__).parent.parent / "static/affiliations/admin.css").read_text()
+    columns = {
+        getattr(name, "__name__", name)
+        for model, model_admin in admin.site._registry.items()
+        if model._meta.app_label == "affiliations"
+        for name in model_admin.list_display
+    }
+    named = set(re.findall(r"\.(?:field|column)-(\w+)", css))
+    assert named
+    assert named <= columns

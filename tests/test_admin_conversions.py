@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from affiliations.disclosure import ShownConversion
-from affiliations.models import Callback, Conversion, Visitor
+from affiliations.conversions import adjustments, decisions, settlements
+from affiliations.dates import today
+from affiliations.models import (
+    Adjustment,
+    Callback,
+    CallbackAttempt,
+    Conversion,
+    Settlement,
+    Visitor,
+)
+from affiliations.partner_pages.serializers import conversion_row
 from tests.factories import (
     CallbackFactory,
     ConversionFactory,
@@ -55,7 +66,7 @@ class TestOneConversion:
             ("pending", "reject", "rejected", "Rejected. It is well."),
             ("approved", "reject", "rejected", "Rejected. It is well."),
             ("rejected", "approve", "approved", "Approved. It is well."),
-            ("rejected", "reopen", "pending", "Brought back; it waits again. It is well."),
+            ("rejected", "reopen", "pending", "Reopened, pending. It is well."),
         ],
     )
     def test_is_decided_with_a_reason(
@@ -83,9 +94,21 @@ class TestOneConversion:
     @pytest.mark.parametrize(
         ("before", "page", "hint"),
         [
-            ("pending", "reject", "The partner can read it on their page, and on the next"),
-            ("pending", "approve", "Kept in the history. The partner can read it only where this"),
-            ("rejected", "reopen", "The partner can read it on their page, while this waits."),
+            (
+                "pending",
+                "reject",
+                "Shown to the partner on the partner page and, if the conversion",
+            ),
+            (
+                "pending",
+                "approve",
+                "Kept in the history. The partner does not see it, unless the conversion",
+            ),
+            (
+                "rejected",
+                "reopen",
+                ("Shown to the partner on the partner page while the conversion is pending."),
+            ),
         ],
     )
     def test_says_of_a_reason_who_reads_it(
@@ -95,7 +118,7 @@ class TestOneConversion:
         assert hint in shown(staff.get(url(conversion, page)))
         staff.post(url(conversion, page), {"reason": "It is well."})
         conversion.refresh_from_db()
-        told = ShownConversion.of(conversion).reason
+        told = conversion_row(conversion).reason
         assert told == ("" if page == "approve" else "It is well.")
 
     def test_that_is_brought_back_after_it_was_settled_tells_the_partner_why(
@@ -105,7 +128,7 @@ class TestOneConversion:
         staff.post(url(conversion, "reject"), {"reason": "Sent back."})
         staff.post(url(conversion, "approve"), {"reason": "Kept after all."})
         conversion.refresh_from_db()
-        assert ShownConversion.of(conversion).why_corrected == "Sent back. Kept after all."
+        assert conversion_row(conversion).adjustment_reasons == "Sent back. Kept after all."
 
     @pytest.mark.parametrize("is_test", [True, False])
     def test_is_marked_where_it_is_a_test(self, is_test: bool, staff: Client) -> None:
@@ -136,7 +159,10 @@ class TestOneConversion:
         assert url(conversion, "reopen") not in page
         for name in ("approve", "reopen"):
             answer = staff.post(url(conversion, name), {}, follow=True)
-            assert "It is decided already. Nothing was changed." in shown(answer)
+            assert (
+                "The conversion has changed in the meantime. Check its status and try again."
+                in shown(answer)
+            )
         assert states() == ["approved"]
         assert said(conversion) == []
 
@@ -144,9 +170,12 @@ class TestOneConversion:
         self, staff: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         conversion = ConversionFactory(status="pending")
-        monkeypatch.setattr("affiliations.admin.decisions.decide", lambda *args, **kwargs: False)
+        monkeypatch.setattr("affiliations.admin.conversions.decide", lambda *args, **kwargs: False)
         answer = staff.post(url(conversion, "approve"), {}, follow=True)
-        assert "It is decided already. Nothing was changed." in shown(answer)
+        assert (
+            "The conversion has changed in the meantime. Check its status and try again."
+            in shown(answer)
+        )
         assert said(conversion) == []
 
     def test_is_one_click_from_its_visitor_and_its_callbacks(self, staff: Client) -> None:
@@ -178,7 +207,7 @@ class TestManyConversions:
         rows = ConversionFactory.create_batch(12, status="pending")
         page = staff.post(url(Conversion), choose(rows, "reject_selected"))
         text = shown(page)
-        assert "This is done to 12 conversions:" in text
+        assert "This applies to 12 conversions:" in text
         assert "and 2 more" in text
         assert states() == ["pending"] * 12
         page = staff.post(
@@ -192,7 +221,7 @@ class TestManyConversions:
         left = ConversionFactory(status="pending")
         form = choose(rows, "reject_selected", confirmed="yes", reason="Self-referral.")
         page = staff.post(url(Conversion), form, follow=True)
-        assert "2 conversions: Rejected." in shown(page)
+        assert "Rejected 2 conversions." in shown(page)
         assert states() == ["rejected", "rejected", "pending"]
         assert said(rows[0]) == said(rows[1]) == ["Rejected. Self-referral."]
         assert said(left) == []
@@ -201,13 +230,13 @@ class TestManyConversions:
         rows = [ConversionFactory(status="pending"), ConversionFactory(status="approved")]
         form = choose(rows, "approve_selected", confirmed="yes")
         text = shown(staff.post(url(Conversion), form, follow=True))
-        assert "1 conversion: Approved." in text
-        assert "1 stays as it is" in text
+        assert "Approved 1 conversion." in text
+        assert "1 conversion was skipped" in text
         assert said(rows[1]) == []
 
     @pytest.mark.parametrize(
         ("action", "status", "message"),
-        [("approve_selected", "approved", "Approved."), ("reject_selected", "rejected", "Rejecte")],
+        [("approve_selected", "approved", "Approved"), ("reject_selected", "rejected", "Rejected")],
     )
     def test_of_a_whole_list_are_done_so_many_at_once_until_all_are(
         self,
@@ -217,13 +246,13 @@ class TestManyConversions:
         status: str,
         message: str,
     ) -> None:
-        monkeypatch.setattr("affiliations.admin.decisions.AT_ONCE", 2)
+        monkeypatch.setattr("affiliations.admin.actions.AT_ONCE", 2)
         rows = ConversionFactory.create_batch(2, status=status)
         rows += ConversionFactory.create_batch(5, status="pending")
         page = staff.post(url(Conversion), choose(rows[:1], action, select_across="1", index="0"))
         for done in (0, 2, 4):
             text = shown(page)
-            assert f"This is done to {min(2, 5 - done)} conversion" in text
+            assert f"This applies to {min(2, 5 - done)} conversion" in text
             assert ("You are asked about the rest afterwards." in text) is (done < 4)
             assert states().count(status) == 2 + done
             page = staff.post(url(Conversion), confirmed(page, reason="It is well."), follow=True)
@@ -236,30 +265,30 @@ class TestManyConversions:
     def test_that_were_all_decided_meanwhile_are_the_end(
         self, staff: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("affiliations.admin.decisions.AT_ONCE", 1)
+        monkeypatch.setattr("affiliations.admin.actions.AT_ONCE", 1)
         rows = ConversionFactory.create_batch(2, status="pending")
         form = choose(rows[:1], "approve_selected", select_across="1", index="0")
         page = staff.post(url(Conversion), form)
         Conversion.objects.filter(pk=rows[0].pk).update(status="approved")
         answer = staff.post(url(Conversion), confirmed(page), follow=True)
         assert answer.redirect_chain == [(url(Conversion), 302)]
-        assert "1 conversion: Approved." in shown(answer)
+        assert "Approved 1 conversion." in shown(answer)
 
     def test_that_cannot_be_decided_so_are_not_asked_about(self, staff: Client) -> None:
         rows = [ConversionFactory(status="approved"), ConversionFactory(status="pending")]
         page = staff.post(url(Conversion), choose(rows, "approve_selected"))
-        assert "This is done to 1 conversion:" in shown(page)
+        assert "This applies to 1 conversion:" in shown(page)
         page = staff.post(url(Conversion), choose(rows[:1], "approve_selected"), follow=True)
-        assert "This can be done with none of those" in shown(page)
+        assert "The status of the selected rows does not allow this action." in shown(page)
         assert states() == ["approved", "pending"]
 
     def test_that_are_ticked_are_never_more_than_those(
         self, staff: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("affiliations.admin.decisions.AT_ONCE", 1)
+        monkeypatch.setattr("affiliations.admin.actions.AT_ONCE", 1)
         rows = ConversionFactory.create_batch(3, status="pending")
         page = staff.post(url(Conversion), choose(rows[:2], "approve_selected"))
-        assert "This is done to 2 conversions:" in shown(page)
+        assert "This applies to 2 conversions:" in shown(page)
         staff.post(url(Conversion), confirmed(page))
         assert states() == ["approved", "approved", "pending"]
 
@@ -280,7 +309,8 @@ def test_a_conversion_says_by_which_rule_it_pays(
     settings.LANGUAGE_CODE = "da"
     conversion = ConversionFactory(**fields)
     [value] = re.findall(
-        r'class="flex-container[^"]*field-pays".*?<div class="readonly">(.*?)</div>',
+        r'class="flex-container[^"]*field-payout_value_display"'
+        r'.*?<div class="readonly">(.*?)</div>',
         staff.get(url(conversion)).text.replace("fieldBox ", ""),
         re.DOTALL,
     ) or [""]
@@ -327,6 +357,64 @@ def test_conversions_are_a_csv_file_with_their_money(staff: Client) -> None:
     assert (line["Click id"], line["Status"], line["Reason"]) == ("click-42", "approved", "Yes")
 
 
+def test_a_csv_file_of_conversions_has_what_decided_and_changed_them(staff: Client) -> None:
+    user = UserFactory()
+    sub_ids = {f"sub{number}": f"label-{number}" for number in range(1, 6)}
+    by_staff = ConversionFactory(
+        **sub_ids, status="pending", payout=10, payout_currency="EUR", amount=100, currency="EUR"
+    )
+    adjustments.adjust(by_staff, payout=Decimal("-2.5"), reason="One sent back")
+    adjustments.adjust(by_staff, payout=Decimal("0.5"), reason="A part of it kept")
+    decisions.decide(by_staff, "approved", by=user)
+    for via in ("signal", "schedule", "at_once"):
+        ConversionFactory(decided_via=via)
+    ConversionFactory(status="pending")
+    settlement = settlements.settle(by_staff.partner, "EUR", timezone.now(), reference="2026-10")
+    assert settlement is not None
+    header, *rows = table(staff.get(url(Conversion, "csv")))
+    line, *others = (dict(zip(header, row, strict=True)) for row in rows)
+    assert [line[f"Sub id {number}"] for number in range(1, 6)] == list(sub_ids.values())
+    assert (line["Payout"], line["Adjustments"]) == ("8.00", "-2.00")
+    assert line["Payout statement"] == "2026-10"
+    assert line["Partner uid"] == by_staff.partner.uid
+    assert line["Decided by"] == str(user)
+    assert [other["Decided by"] for other in others] == [
+        "a signal of this site",
+        "the end of the hold period",
+        "automatically, when it was recorded",
+        "",
+    ]
+    assert {other["Adjustments"] for other in others} == {""}
+    user.delete()
+    [_header, row, *_rest] = table(staff.get(url(Conversion, "csv")))
+    assert row[header.index("Decided by")] == user.get_username()
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({}, "{model}-{today}"),
+        ({"since": "2026-10-01", "until": "2026-10-31"}, "{model}-2026-10-01-2026-10-31"),
+        ({"since": "2026-10-01"}, "{model}-2026-10-01-{today}"),
+        ({"until": "2026-10-31"}, "{model}-2026-10-31"),
+        ({"partner": "A/B “c”", "since": "2026-10-01", "until": "2026-10-01"},
+         "{model}-A-B-c-2026-10-01-2026-10-01"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [(Conversion, "conversions"), (Visitor, "visitors"), (Callback, "callbacks"),
+     (CallbackAttempt, "attempts"), (Settlement, "payout-statements"),
+     (Adjustment, "adjustments")],
+)  # fmt: skip
+def test_a_csv_file_is_named_as_its_list_is_filtered(
+    model: Any, word: str, asked: dict[str, str], name: str, staff: Client
+) -> None:
+    response = staff.get(url(model, "csv"), asked)
+    expected = name.format(model=word, today=today())
+    assert response["Content-Disposition"] == f'attachment; filename="{expected}.csv"'
+
+
 def test_a_csv_file_costs_as_many_queries_at_a_thousand_rows(staff: Client) -> None:
     first = ConversionFactory()
 
@@ -336,6 +424,10 @@ def test_a_csv_file_costs_as_many_queries_at_a_thousand_rows(staff: Client) -> N
         return len(captured)
 
     few = queries()
+    user = UserFactory()
+    settlement = Settlement.objects.create(
+        partner=first.partner, currency="EUR", before=timezone.now(), year=2026, year_number=1
+    )
     visitors = [VisitorFactory.build(partner=first.partner) for _ in range(1000)]
     type(first.visitor).objects.bulk_create(visitors)
     Conversion.objects.bulk_create(
@@ -345,6 +437,9 @@ def test_a_csv_file_costs_as_many_queries_at_a_thousand_rows(staff: Client) -> N
             subscription=first.subscription,
             trigger="Order placed",
             dedupe_key=f"v:{visitor.pk}",
+            user=user,
+            decided_by=user,
+            settlement=settlement,
         )
         for visitor in type(first.visitor).objects.exclude(pk=first.visitor.pk)
     )

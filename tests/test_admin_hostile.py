@@ -12,14 +12,14 @@ from django.urls import NoReverseMatch
 from django.utils import timezone
 from django.utils.html import escape
 
-from affiliations.admin.pages import RowPagesMixin
+from affiliations.admin.pages import ObjectViewsMixin
 from affiliations.models import (
     Callback,
     CallbackAttempt,
     Conversion,
     Partner,
     Subscription,
-    UncountedTrigger,
+    UncreditedTrigger,
     Visitor,
 )
 from tests.factories import (
@@ -77,7 +77,7 @@ def everything(text: str) -> dict[type[Any], Any]:
     )
     ConversionFactory(visitor=visitor, subscription=subscription, trigger=short, dedupe_key="2")
     callback = CallbackFactory(
-        conversion=conversion, subscription=subscription, url=text, reason=middle, status="held"
+        conversion=conversion, subscription=subscription, url=text, reason=middle
     )
     test = Callback.objects.create(
         subscription=subscription, partner=partner, event="test", url=text
@@ -92,7 +92,7 @@ def everything(text: str) -> dict[type[Any], Any]:
             message=text,
             response_excerpt=text,
         )
-    UncountedTrigger.objects.create(
+    UncreditedTrigger.objects.create(
         visitor=visitor,
         trigger=short,
         reason=text[:20],
@@ -117,12 +117,13 @@ def addresses(rows: dict[type[Any], Any]) -> list[str]:
     for model, row in rows.items():
         its_admin = admin.site._registry[model]
         names = ["change", "history"]
-        if isinstance(its_admin, RowPagesMixin):
-            names += its_admin.row_pages
+        if isinstance(its_admin, ObjectViewsMixin):
+            names += its_admin.object_views
         found += [url(model), *(url(row, name) for name in names)]
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS, ids=["markup", "formula", "direction", "template", "long"])
 def test_hostile_text_is_text_on_every_page(text: str, staff: Client) -> None:
     rows = everything(text)
@@ -141,7 +142,7 @@ def test_no_text_turns_the_direction_of_the_sentence_that_it_stands_in(staff: Cl
     rows = everything("\u202e1\u2066 \u2067 \u2068 \u200f \u061c")
     for model in (Visitor, Conversion):
         told = re.findall(
-            r'<span class="aff-what">(.*?)</span>', staff.get(url(rows[model])).text, re.S
+            r'<span class="aff-text">(.*?)</span>', staff.get(url(rows[model])).text, re.S
         )
         assert len(told) > 3
         assert not re.search("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", "".join(told))
@@ -185,7 +186,23 @@ def test_a_hostile_reason_is_text_in_the_history(text: str, staff: Client) -> No
 def test_every_page_has_an_address() -> None:
     """So that a page without one is not left out of the tests above."""
     for its_admin in admin.site._registry.values():
-        if isinstance(its_admin, RowPagesMixin):
-            for name in its_admin.row_pages:
+        if isinstance(its_admin, ObjectViewsMixin):
+            for name in its_admin.object_views:
                 with pytest.raises(NoReverseMatch):
                     url(its_admin.model, name)  # a page of a row wants a row
+
+
+def test_a_url_of_a_strangers_choice_is_no_link(staff: Client) -> None:
+    address = "https://evil.example/x"
+    rows = everything(address)
+    shown = 0
+    for page_address in addresses(rows):
+        page = staff.get(page_address, follow=True).text
+        assert not re.search(r"""(href|src|action)=["']?\s*https?://evil""", page), page_address
+        shown += address in page
+    assert shown >= 3
+    page = staff.get(url(rows[Visitor])).text
+    assert page.count(address) >= 2
+    assert "without its query string" in page  # the help text of the field
+    first = staff.get(url(Visitor.objects.order_by("pk")[0])).text
+    assert re.search(r'field-referrer.*?<div class="readonly">-</div>', first, re.S)

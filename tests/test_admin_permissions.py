@@ -15,18 +15,18 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 from django.utils import timezone
 
-from affiliations import corrections, settlements
-from affiliations.admin.pages import RowPagesMixin
+from affiliations.admin.pages import ObjectViewsMixin
+from affiliations.conversions import adjustments, settlements
 from affiliations.exceptions import Reason
 from affiliations.models import (
+    Adjustment,
     Callback,
     CallbackAttempt,
     Conversion,
-    Correction,
     Partner,
     Settlement,
     Subscription,
-    UncountedTrigger,
+    UncreditedTrigger,
     Visitor,
 )
 from tests.factories import (
@@ -43,8 +43,8 @@ pytestmark = pytest.mark.django_db
 ROW_PAGES = [
     (model, name)
     for model, its_admin in admin.site._registry.items()
-    if model._meta.app_label == "affiliations" and isinstance(its_admin, RowPagesMixin)
-    for name in its_admin.row_pages
+    if model._meta.app_label == "affiliations" and isinstance(its_admin, ObjectViewsMixin)
+    for name in its_admin.object_views
     if getattr(its_admin, name).permission != "view"
 ]
 ACTIONS = [
@@ -203,7 +203,7 @@ def test_who_may_change_partners_but_not_conversions_does_not_stop_one() -> None
 def test_who_may_look_at_callbacks_sees_the_attempts() -> None:
     some_of_everything()
     page = allowed("view_callback").get(url(Callback.objects.get()))
-    assert "answered with an error" in page.text
+    assert "returned an error" in page.text
 
 
 def links(page: Any) -> set[str]:
@@ -225,19 +225,19 @@ def some_of_all_pages() -> dict[Any, Any]:
     ConversionFactory(
         visitor=visitor, subscription=subscription, dedupe_key="other", reference="other-order"
     )
-    UncountedTrigger.objects.add(visitor, "x", Reason.NO_REFERENCE, "R-5", now)
+    UncreditedTrigger.objects.add(visitor, "x", Reason.NO_REFERENCE, "R-5", now)
     Conversion.objects.update(payout=10, payout_currency="EUR", decided_on=now)
     settlement = settlements.settle(partner, "EUR", now + timedelta(days=1))
     conversion.refresh_from_db()
-    correction = corrections.correct(conversion, payout=Decimal(-3), reason="A part")
+    adjustment = adjustments.adjust(conversion, payout=Decimal(-3), reason="A part")
     CallbackAttempt.objects.update(response_excerpt="the answer", message="the message")
     rows = [partner, subscription, visitor, conversion, callback, callback.attempts.get(),
-            settlement, correction]  # fmt: skip
+            settlement, adjustment]  # fmt: skip
     return {type(row): row for row in rows}
 
 
 MODELS = [Partner, Subscription, Visitor, Conversion, Callback, CallbackAttempt, Settlement,
-          Correction]  # fmt: skip
+          Adjustment]  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -247,7 +247,9 @@ def test_who_may_look_at_one_thing_is_led_to_nothing_else(model: Any) -> None:
     client = allowed(*(f"{verb}_{name}" for verb in ("view", "change", "add")))
     pages = [url(row), url(model)]
     its_admin: Any = admin.site._registry[model]
-    pages += [url(row, page) for page in getattr(its_admin, "row_pages", ()) if page != "download"]
+    pages += [
+        url(row, page) for page in getattr(its_admin, "object_views", ()) if page != "download"
+    ]
     for page in pages:
         answer = client.get(page)
         if answer.status_code == 200:
@@ -257,20 +259,20 @@ def test_who_may_look_at_one_thing_is_led_to_nothing_else(model: Any) -> None:
 
 def test_callbacks_and_what_partners_answered_are_for_who_may_look_at_them() -> None:
     rows = some_of_all_pages()
-    heard = [rows[Callback].url, "the answer", "the message", "Last callbacks"]
+    heard = [rows[Callback].url, "the answer", "the message", "Latest callbacks"]
     for model in (Partner, Subscription, Visitor, Conversion):
         name = f"view_{model._meta.model_name}"
         page = allowed(name).get(url(rows[model]))
-        for text in [*heard, "Attempt 1 of callback", 'id="aff-told"']:
+        for text in [*heard, "Attempt 1 of callback", 'id="aff-callbacks"']:
             assert text not in page.text, (model, text)
-        assert ("came through a link of" in page.text) is (model in (Visitor, Conversion))
+        assert ("clicked a link of" in page.text) is (model in (Visitor, Conversion))
         page = allowed(name, "view_callback").get(url(rows[model]))
         assert any(text in page.text for text in heard)
 
 
 def test_conversions_are_on_a_visitors_page_for_who_may_look_at_them() -> None:
     visitor = some_of_all_pages()[Visitor]
-    assert "aff-counted" not in allowed("view_visitor").get(url(visitor)).text
+    assert "aff-conversions" not in allowed("view_visitor").get(url(visitor)).text
     assert "other-order" in allowed("view_visitor", "view_conversion").get(url(visitor)).text
 
 

@@ -15,9 +15,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from affiliations.admin.searches import users_found
+from affiliations.admin.search import users_found
 from affiliations.exceptions import Reason
-from affiliations.models import Callback, CallbackAttempt, Conversion, UncountedTrigger, Visitor
+from affiliations.models import Callback, CallbackAttempt, Conversion, UncreditedTrigger, Visitor
 from tests.factories import (
     CallbackFactory,
     ConversionFactory,
@@ -50,7 +50,7 @@ class TestAVisitor:
         user = UserFactory()
         visitor = VisitorFactory(click_id="click-42", user=user)
         ConversionFactory(visitor=visitor, reference="shop.order:17")
-        UncountedTrigger.objects.add(visitor, "x", Reason.NO_REFERENCE, "R-5", timezone.now())
+        UncreditedTrigger.objects.add(visitor, "x", Reason.NO_REFERENCE, "R-5", timezone.now())
         VisitorFactory(click_id="click-421", user=UserFactory())
         for term in (
             str(visitor.pk),
@@ -81,14 +81,14 @@ class TestAVisitor:
         CallbackAttempt.objects.create(
             callback=callback, number=1, started_on=timezone.now(), duration_ms=1, error="dns"
         )
-        UncountedTrigger.objects.add(
+        UncreditedTrigger.objects.add(
             conversion.visitor, "User registered", Reason.NOT_SUBSCRIBED, "", timezone.now()
         )
         page = staff.get(url(conversion.visitor))
         text = shown(page)
-        assert "came through a link of" in text
-        assert "was counted, as conversion" in text
-        assert "“User registered” fired and was not counted" in text
+        assert "clicked a link of" in text
+        assert "was recorded as conversion" in text
+        assert "“User registered” fired but was not credited" in text
         for row in (conversion, callback):
             assert f'href="{url(row)}"' in page.text
         assert f'href="{url(callback)}#attempts-group"' in page.text
@@ -161,13 +161,13 @@ class TestCreditingByHand:
         page = staff.post(url(visitor, "credit"), self.form(), follow=True)
         conversion = Conversion.objects.get()
         assert page.redirect_chain[-1][0] == url(conversion)
-        assert "Credited by hand: The shop had forgotten the session." in shown(page)
+        assert "Credited 4.99 EUR to" in shown(page)
         assert (str(conversion.payout), conversion.payout_currency) == ("4.9900", "EUR")
         assert (conversion.user, conversion.reference) == (visitor.user, "shop.order:17")
         assert Callback.objects.get().conversion == conversion
         [entry] = LogEntry.objects.all()
         assert (entry.object_id, entry.is_addition()) == (str(conversion.pk), True)
-        assert said(conversion) == ["Credited by hand: The shop had forgotten the session."]
+        assert said(conversion) == ["Credited manually: The shop had forgotten the session."]
 
     @pytest.mark.parametrize("wrong", ["closed", "expired", "inactive"])
     def test_is_possible_where_the_referral_is_not_open_any_more(
@@ -180,7 +180,9 @@ class TestCreditingByHand:
             closed_on=now if wrong == "closed" else None,
             referred_on=now - timedelta(days=90 if wrong == "expired" else 1),
         )
-        assert "By itself nothing would be counted" in shown(staff.get(url(visitor, "credit")))
+        assert "No more conversions are credited to this click automatically" in shown(
+            staff.get(url(visitor, "credit"))
+        )
         staff.post(url(visitor, "credit"), self.form())
         assert Conversion.objects.count() == 1
         visitor.refresh_from_db()
@@ -193,7 +195,7 @@ class TestCreditingByHand:
         SubscriptionFactory(partner=visitor.partner)
         staff.post(url(visitor, "credit"), self.form())
         page = staff.post(url(visitor, "credit"), self.form(reference="other"))
-        assert "This was counted before." in shown(page)
+        assert "This was already credited." in shown(page)
         assert Conversion.objects.count() == 1
 
     def test_says_what_is_missing(self, staff: Client) -> None:
@@ -201,7 +203,7 @@ class TestCreditingByHand:
         SubscriptionFactory(partner=visitor.partner, counting="every")
         for fields, message in (
             ({"reason": ""}, "This field is required."),
-            ({"reference": ""}, "This subscription counts every reference: write one."),
+            ({"reference": ""}, "This subscription counts every order. Enter a reference."),
             ({"amount": "-1"}, "greater than or equal to 0"),
             ({"amount": "abc"}, "Enter a number."),
             ({"amount": "NaN"}, "Enter a number."),
@@ -216,14 +218,18 @@ class TestCreditingByHand:
     @pytest.mark.parametrize(
         ("pays", "fields", "message"),
         [
-            ("percent", {"amount": ""}, "Write the amount: a percentage of it is paid."),
-            ("percent", {"currency": ""}, "Write the currency in three letters, such as EUR."),
-            ("percent", {"currency": "eup"}, "Write the currency in three letters, such as EUR."),
-            ("percent", {"currency": "€"}, "Write the currency in three letters, such as EUR."),
+            ("percent", {"amount": ""}, "Enter the amount: the payout is a percentage of it."),
+            ("percent", {"currency": ""}, "Enter the three-letter currency code, such as EUR."),
+            (
+                "percent",
+                {"currency": "eup"},
+                ("Enter the three-letter currency code, such as EUR."),
+            ),
+            ("percent", {"currency": "€"}, ("Enter the three-letter currency code, such as EUR.")),
             ("none", {"currency": "EURO"}, "Ensure this value has at most 3 characters"),
-            ("none", {"currency": ""}, "Write the currency in three letters, such as EUR."),
-            ("none", {"currency": "ZZZ"}, "Write the currency in three letters, such as EUR."),
-            ("none", {"amount": "0", "currency": ""}, "Write the currency in three letters"),
+            ("none", {"currency": ""}, "Enter the three-letter currency code, such as EUR."),
+            ("none", {"currency": "ZZZ"}, "Enter the three-letter currency code, such as EUR."),
+            ("none", {"amount": "0", "currency": ""}, "Enter the three-letter currency code"),
             ("percent", {"amount": "1e9999999"}, "no more than 15 digits"),
         ],
     )
@@ -258,7 +264,7 @@ class TestCreditingByHand:
     def test_does_nothing_by_looking(self, staff: Client) -> None:
         visitor = VisitorFactory()
         SubscriptionFactory(partner=visitor.partner)
-        assert "Credit by hand" in shown(staff.get(url(visitor, "credit")))
+        assert "Credit manually" in shown(staff.get(url(visitor, "credit")))
         assert not Conversion.objects.exists()
 
 

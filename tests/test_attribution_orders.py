@@ -6,12 +6,13 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.db.models import QuerySet
 from django.test import Client
 from django.utils import timezone
 
 from affiliations.models import Conversion, Partner, Visitor
 from affiliations.triggers import complete_trigger
-from tests.arrivals import commit
+from tests.arrivals import KEY, commit, remember
 from tests.factories import PartnerFactory, SubscriptionFactory
 
 pytestmark = pytest.mark.django_db
@@ -150,7 +151,7 @@ class Story:
         theirs = Visitor.objects.filter(partner=partner)
         happening: dict[str, Callable[[], object]] = {
             "": lambda: self.client.get(partner.link("/page/")),
-            "expires": lambda: theirs.update(referred_on=timezone.now() - timedelta(days=31)),
+            "expires": lambda: self._time_passes(theirs),
             "widens": lambda: Partner.objects.filter(pk=partner.pk).update(
                 window=timedelta(days=60)
             ),
@@ -164,6 +165,13 @@ class Story:
             ),
         }
         happening[event]()
+
+    def _time_passes(self, theirs: QuerySet[Visitor]) -> None:
+        """Let 31 days pass, of which the browser knows as well."""
+        theirs.update(referred_on=timezone.now() - timedelta(days=31))
+        session = self.client.session
+        if (visitor := theirs.filter(pk=session.get(KEY)).first()) is not None:
+            remember(session, visitor)
 
     @staticmethod
     def _name(visitor: Visitor | None = None) -> str:

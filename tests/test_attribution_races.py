@@ -7,6 +7,7 @@ what they earn is the sum of what was counted. tests/test_decision_races.py has 
 
 from __future__ import annotations
 
+import http.client
 from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -19,11 +20,20 @@ from django.test import Client
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-from affiliations import consent
-from affiliations.models import Callback, Conversion, Partner, UncountedClicks, Visitor
+from affiliations.models import (
+    Callback,
+    Conversion,
+    FilteredClicks,
+    FollowedTestLink,
+    Partner,
+    Visitor,
+)
 from affiliations.testing import start_referral
+from affiliations.tracking import consent
 from affiliations.triggers import complete_trigger
+from tests.browsers import FIREFOX
 from tests.factories import PartnerFactory, SubscriptionFactory
+from tests.servers import serving
 from tests.test_races import (
     MANY,
     at_once,
@@ -38,6 +48,7 @@ __all__ = ["atomic_requests", "errors"]  # the fixtures
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
+    pytest.mark.slow,
     pytest.mark.urls(__name__),
     pytest.mark.usefixtures("atomic_requests", "errors"),
 ]
@@ -208,7 +219,7 @@ def test_all_that_arrive_are_counted_or_counted_as_not_counted() -> None:
 
     assert Counter(response.status_code for response in responses) == {302: MANY}
     uncounted = Counter()
-    for row in UncountedClicks.objects.all():
+    for row in FilteredClicks.objects.all():
         uncounted[row.partner_id, row.reason] += row.count
     numbers = range(MANY)
     assert Visitor.objects.filter(partner=partner).count() == len(numbers[::6])
@@ -226,7 +237,7 @@ def test_all_that_arrive_are_counted_or_counted_as_not_counted() -> None:
 
 def uncounted(partner: Partner) -> dict[str, int]:
     """Sum up what was not counted for a partner, by reason."""
-    rows = UncountedClicks.objects.filter(partner=partner)
+    rows = FilteredClicks.objects.filter(partner=partner)
     return dict(rows.values_list("reason").annotate(Sum("count")))
 
 
@@ -258,3 +269,70 @@ def test_the_same_link_in_many_tabs_of_a_visitor_is_so_many_duplicates() -> None
     assert Counter(response.status_code for response in responses) == {302: MANY}
     assert Visitor.objects.count() == 1
     assert uncounted(partner) == {"duplicate_click": MANY}
+
+
+def assert_one_test(partner: Partner, *refused: str) -> None:
+    visitor = Visitor.objects.get()
+    assert (visitor.partner, visitor.is_test) == (partner, True)
+    rows = FollowedTestLink.objects.order_by("reason")
+    assert [(row.reason, row.visitor) for row in rows] == [
+        ("", visitor),
+        *((reason, None) for reason in refused),
+    ]
+
+
+def test_one_test_link_in_many_browsers_is_one_test() -> None:
+    partner = PartnerFactory()
+    link = partner.test_link("/page/")
+
+    responses = at_once(*[lambda: Client().get(link)] * MANY)
+
+    assert Counter(response.status_code for response in responses) == {302: MANY}
+    assert_one_test(partner, "test_used")
+
+
+def test_one_test_link_of_many_who_agree_is_one_test(settings: Any) -> None:
+    """In the host's transaction, which the others wait for."""
+    settings.AFFILIATE_CONSENT = f"{__name__}.undecided"
+    partner = PartnerFactory()
+    link, browsers = partner.test_link("/page/"), [Client() for _ in range(MANY)]
+    for browser in browsers:
+        browser.get(link)
+    assert not Visitor.objects.exists()
+
+    responses = at_once(*[lambda one=one: one.post("/decide/yes/") for one in browsers])
+
+    assert Counter(response.status_code for response in responses) == {200: MANY}
+    assert_one_test(partner, "test_used")
+
+
+def test_one_test_of_a_browser_that_agrees_in_many_tabs(settings: Any) -> None:
+    settings.AFFILIATE_CONSENT = f"{__name__}.undecided"
+    partner, browser = PartnerFactory(), Client()
+    browser.get(partner.test_link("/page/"))
+    tabs = browsers_of(browser, MANY)
+
+    responses = at_once(*[lambda tab=tab: tab.post("/decide/yes/") for tab in tabs])
+
+    assert Counter(response.status_code for response in responses) == {200: MANY}
+    assert_one_test(partner)
+
+
+@pytest.mark.server
+@pytest.mark.only_on("postgresql", "mariadb")
+def test_one_test_link_in_many_browsers_at_a_server_of_processes_is_one_test() -> None:
+    partner = PartnerFactory()
+    link = partner.test_link("/page/")
+
+    def follow(port: int) -> tuple[int, bool]:
+        browser = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        browser.request("GET", link, headers={"User-Agent": FIREFOX})
+        response = browser.getresponse()
+        browser.close()
+        return response.status, "Set-Cookie" in response.headers
+
+    with serving("gunicorn", "--workers", "3", "--threads", "7") as port:
+        answers = at_once(*[lambda: follow(port)] * MANY)
+
+    assert Counter(answers) == {(302, True): 1, (302, False): MANY - 1}
+    assert_one_test(partner, "test_used")

@@ -1,18 +1,37 @@
 from __future__ import annotations
 
-import re
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
+from types import ModuleType
 from typing import Any
 
 import pytest
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.contrib import admin
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import checks
 from django.core.checks import CheckMessage, Error, run_checks
+from django.db import connections, models
 from django.test import override_settings
+from django.test.utils import isolate_apps
+from django.urls import path
 
-from affiliations.checks import check_middleware, check_production, check_settings
+from affiliations.checks import (
+    check_databases,
+    check_fields,
+    check_middleware,
+    check_names,
+    check_production,
+    check_settings,
+    check_staff_namespaces,
+)
 from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
+from affiliations.models import Callback, Conversion, Partner, Subscription, Visitor
+from affiliations.models.clicks import Report
+from tests.test_conf import properties_by_setting
 
 OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
 SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -78,7 +97,8 @@ def test_the_defaults_pass() -> None:
 
 def test_the_checks_are_bound() -> None:
     with override_settings(MIDDLEWARE=[], AFFILIATE_IGNORE_BOTS="no"):
-        ids = {message.id for message in run_checks(tags=["affiliations"])}
+        found = run_checks(tags=["affiliations"])
+    ids = {message.id for message in found if message.is_serious(checks.ERROR)}
     assert ids == {"affiliations.E002", "affiliations.E006"}
 
 
@@ -145,13 +165,12 @@ class TestMiddleware:
         assert check_middleware() == [
             Error(
                 f"MIDDLEWARE lists '{SESSION}' below the middleware of affiliations: visitors are "
-                "registered, and never recognised again.",
+                "registered, but never recognised again.",
                 hint=f"Move the line '{OURS}' below it.",
                 id="affiliations.E004",
             ),
             checks.Warning(
-                f"MIDDLEWARE does not list '{AUTHENTICATION}': nothing says which user a visitor "
-                "was.",
+                f"MIDDLEWARE does not list '{AUTHENTICATION}': the user of a visitor is not known.",
                 hint=f"Add the line '{AUTHENTICATION}' above '{OURS}'.",
                 id="affiliations.W002",
             ),
@@ -180,19 +199,25 @@ RIGHT = {
     "AFFILIATE_CLICK_DEDUPE_WINDOW": [None, timedelta(seconds=1)],
     "AFFILIATE_COOKIE_NAME": [None, "referral", "__Host-referral", "a!#$%&'*+.^_`|~9"],
     "AFFILIATE_CONSENT": [None, "tests.test_checks.agrees"],
-    "AFFILIATE_SCREEN": ["affiliations.screening.own_account"],
+    "AFFILIATE_SEARCH": [None, "tests.test_checks.agrees"],
+    "AFFILIATE_SCREEN": ["affiliations.conversions.own_account"],
     "AFFILIATE_ATTRIBUTE_BY_USER": [True, False],
+    "AFFILIATE_STAFF_NAMESPACES": [(), ("admin",), ["admin", "backoffice:index"]],
+    "AFFILIATE_ENTRY_POINT_REDACTED": [(), ("token",), ["email", "x-y"]],
     "AFFILIATE_IGNORE_BOTS": [True, False],
+    "AFFILIATE_COUNT_FETCHES": [True, False],
+    "AFFILIATE_COUNT_FRAMES": [True, False],
     "AFFILIATE_CALLBACK_DISPATCHER": [
-        "affiliations.callbacks.dispatchers.thread",
+        "affiliations.dispatchers.thread",
         "tests.dispatchers.ignored",
     ],
     "AFFILIATE_CALLBACK_TIMEOUT": [(1, 2), [0.5, 0.5]],
     "AFFILIATE_CALLBACK_DEADLINE": [0.1, 20],
     "AFFILIATE_CALLBACK_LEASE": [61, 900.5],
     "AFFILIATE_CALLBACK_RETRY_SCHEDULE": [(0,), [0, 5, 0.5]],
-    "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES": [True, False],
+    "AFFILIATE_CALLBACK_ALLOWED_NETWORKS": [(), ["127.0.0.0/8", "::1"], ("10.0.0.1",)],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [True, False],
+    "AFFILIATE_SEND_CALLBACKS": [True, False],
 }
 WRONG = {
     "AFFILIATE_QUERY_STRING_KEY": ["", (), ("via", ""), ("via", None), None, 5, {"via"}],
@@ -204,16 +229,29 @@ WRONG = {
     "AFFILIATE_CLICK_DEDUPE_WINDOW": [3600, 0, "1h", timedelta(0), timedelta.max],
     "AFFILIATE_COOKIE_NAME": ["", "a b", "a;b", "a=b", "é", 5, "a\n"],
     "AFFILIATE_CONSENT": ["", True, print],
+    "AFFILIATE_SEARCH": ["", True, print],
     "AFFILIATE_SCREEN": ["", None, print],
     "AFFILIATE_ATTRIBUTE_BY_USER": [None, 1, "yes"],
+    "AFFILIATE_STAFF_NAMESPACES": ["admin", None, ("",), (1,), {"admin": 1}],
+    "AFFILIATE_ENTRY_POINT_REDACTED": ["token", None, ("",), (1,), {"token"}, 5],
     "AFFILIATE_IGNORE_BOTS": [None, 0, "no"],
+    "AFFILIATE_COUNT_FETCHES": [None, 1, "yes"],
+    "AFFILIATE_COUNT_FRAMES": [None, 1, "yes"],
     "AFFILIATE_CALLBACK_DISPATCHER": ["", None, print],
     "AFFILIATE_CALLBACK_TIMEOUT": [5, (5,), (1, 2, 3), (0, 1), (1, None), "35", (1, -1), None],
     "AFFILIATE_CALLBACK_DEADLINE": [0, -1, None, "15", True, float("inf"), float("nan")],
     "AFFILIATE_CALLBACK_LEASE": [0, -1, None, "90", timedelta(seconds=90), 10**6],
     "AFFILIATE_CALLBACK_RETRY_SCHEDULE": [(), None, 5, (0, -5), (0, "5"), (timedelta(0),), (5,)],
-    "AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES": [None, 1, "127.0.0.1"],
+    "AFFILIATE_CALLBACK_ALLOWED_NETWORKS": [
+        None,
+        True,
+        "127.0.0.1",
+        ["127.0.0.1/8"],
+        ["localhost"],
+        [127],
+    ],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [None, 1],
+    "AFFILIATE_SEND_CALLBACKS": [None, 0],
 }
 
 
@@ -238,17 +276,9 @@ class TestSettings:
 
     def test_each_is_looked_at(self) -> None:
         """A new setting needs a check, and tests of it."""
-        from affiliations.conf import Settings
-
-        named = {
-            name
-            for value in vars(Settings).values()
-            if isinstance(value, property)
-            for name in re.findall(r"^``(AFFILIATE_\w+)``", value.fget.__doc__)
-        }
         # A mistake in the triggers stops the start-up by itself.
-        named.remove("AFFILIATE_TRIGGERS")
-        assert set(RIGHT) == set(WRONG) == named
+        checked = properties_by_setting().keys() - {"AFFILIATE_TRIGGERS"}
+        assert RIGHT.keys() == WRONG.keys() == checked
 
     @override_settings(AFFILIATE_IGNORE_BOTS="no", AFFILIATE_SESSION_KEY="")
     def test_are_all_told_at_once(self) -> None:
@@ -280,7 +310,13 @@ class TestSettings:
 
 class TestAFunction:
     @pytest.mark.parametrize(
-        "name", ["AFFILIATE_CALLBACK_DISPATCHER", "AFFILIATE_CONSENT", "AFFILIATE_SCREEN"]
+        "name",
+        [
+            "AFFILIATE_CALLBACK_DISPATCHER",
+            "AFFILIATE_CONSENT",
+            "AFFILIATE_SCREEN",
+            "AFFILIATE_SEARCH",
+        ],
     )
     @pytest.mark.parametrize(
         ("path", "problem"),
@@ -288,7 +324,7 @@ class TestAFunction:
             ("nowhere.agrees", "cannot be imported: No module named 'nowhere'"),
             ("tests.test_checks.nobody", "cannot be imported: Module"),
             ("tests.test_checks.OURS", "cannot be called"),
-            ("tests.test_checks.agrees_later", "is async, and nobody would await it"),
+            ("tests.test_checks.agrees_later", "is async, but is called without await"),
         ],
     )
     def test_must_be_one_that_can_be_called(self, name: str, path: str, problem: str) -> None:
@@ -304,7 +340,7 @@ class TestTheDispatcher:
         ("path", "problem"),
         [
             ("nowhere.send", "cannot be imported: No module named 'nowhere'"),
-            ("affiliations.callbacks.dispatchers.threed", "cannot be imported: Module"),
+            ("affiliations.dispatchers.threed", "cannot be imported: Module"),
             ("thread", "cannot be imported: thread doesn't look like a module path"),
             ("tests.test_checks.OURS", "cannot be called"),
         ],
@@ -314,7 +350,7 @@ class TestTheDispatcher:
             message = only(check_settings())
         assert message.id == "affiliations.E007"
         assert message.msg.startswith(f"AFFILIATE_CALLBACK_DISPATCHER is {path!r}, which {problem}")
-        assert '= "affiliations.callbacks.dispatchers.thread"' in str(message.hint)
+        assert '= "affiliations.dispatchers.thread"' in str(message.hint)
 
 
 class TestTheParametersOfALink:
@@ -413,7 +449,7 @@ class TestBeforeADeployment:
     def test_a_session_that_a_partners_link_ends_is_told(self) -> None:
         message = only(check_production())
         assert message.id == "affiliations.W007"
-        assert "and are logged in no more" in message.msg
+        assert "and is logged out" in message.msg
         assert message.hint == 'Write: SESSION_COOKIE_SAMESITE = "Lax"'
 
     def test_it_is_told_before_a_deployment_only(self) -> None:
@@ -425,3 +461,247 @@ class TestBeforeADeployment:
 
         assert told(deploy=True)
         assert not told()
+
+
+class TestDatabases:
+    @pytest.fixture
+    def database(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """Return the settings of a database that has nothing to complain of."""
+        found = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {}, "TIME_ZONE": None}
+        monkeypatch.setattr(connections["default"], "settings_dict", found)
+        return found
+
+    def test_are_fine(self, database: dict[str, Any]) -> None:
+        assert check_databases() == []
+
+    @pytest.mark.parametrize(
+        "engine", ["django.db.backends.sqlite3", "django.contrib.gis.db.backends.spatialite"]
+    )
+    @pytest.mark.parametrize("options", [{}, {"transaction_mode": "deferred"}, {"timeout": 5}])
+    def test_warn_of_sqlite_with_the_line_to_write(
+        self, database: dict[str, Any], options: dict[str, Any], engine: str
+    ) -> None:
+        database |= {"ENGINE": engine, "OPTIONS": options}
+        (message,) = check_databases()
+        assert message.id == "affiliations.W008"
+        assert '"OPTIONS": {"transaction_mode": "IMMEDIATE"}' in str(message.hint)
+
+    @pytest.mark.parametrize("mode", ["IMMEDIATE", "immediate", "EXCLUSIVE"])
+    def test_accept_sqlite_that_begins_as_a_writer(
+        self, database: dict[str, Any], mode: str
+    ) -> None:
+        database |= {"ENGINE": "django.db.backends.sqlite3"}
+        database["OPTIONS"] = {"transaction_mode": mode}
+        assert check_databases() == []
+
+    @pytest.mark.parametrize(("zone", "ids"), [("Europe/Copenhagen", ["W009"]), ("UTC", [])])
+    def test_warn_of_local_times_where_clocks_change(
+        self, database: dict[str, Any], zone: str, ids: list[str]
+    ) -> None:
+        with override_settings(USE_TZ=False, TIME_ZONE=zone):
+            found = check_databases()
+        assert [message.id.removeprefix("affiliations.") for message in found] == ids
+
+    def test_accept_the_time_zone_of_the_machine(self, database: dict[str, Any]) -> None:
+        with override_settings(USE_TZ=False, TIME_ZONE=None):
+            check_databases()
+
+    @pytest.mark.parametrize(("dispatcher", "count"), [("thread", 1), ("worker", 0)])
+    def test_warn_of_tenants_whose_tables_a_thread_does_not_ask(
+        self, database: dict[str, Any], dispatcher: str, count: int
+    ) -> None:
+        database["ENGINE"] = "django_tenants.postgresql_backend"
+        path = f"affiliations.dispatchers.{dispatcher}"
+        with override_settings(AFFILIATE_CALLBACK_DISPATCHER=path):
+            found = check_databases()
+        assert [message.id for message in found] == ["affiliations.W010"] * count
+
+
+class TestFieldsOfTheHost:
+    @pytest.fixture(autouse=True)
+    def isolated(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with isolate_apps("tests.testapp") as isolated:
+            monkeypatch.setattr("affiliations.checks.apps", isolated)
+            yield
+
+    @pytest.mark.parametrize("target", [Visitor, Conversion, Callback, Report])
+    @pytest.mark.parametrize(
+        "kind", [models.ForeignKey, models.OneToOneField, models.ManyToManyField]
+    )
+    def test_that_offer_rows_of_the_app_are_told_with_the_line(
+        self, kind: Any, target: Any
+    ) -> None:
+        actions = [] if kind is models.ManyToManyField else [models.CASCADE]
+
+        class Sale(models.Model):  # noqa: DJ008
+            row = kind(target, *actions, related_name="+")
+
+            class Meta:
+                app_label = "testapp"
+
+        [message] = check_fields()
+        assert (message.id, message.obj) == ("affiliations.W011", Sale._meta.get_field("row"))
+        assert message.msg.startswith("testapp.Sale.row is editable: ")
+        line = f'row = models.{kind.__name__}("{target._meta.label}", …, editable=False)'
+        assert line in str(message.hint)
+
+    def test_are_told_once_where_they_are_inherited(self) -> None:
+        class Abstract(models.Model):
+            visitor = models.ForeignKey(Visitor, models.CASCADE, related_name="+")
+
+            class Meta:
+                abstract = True
+                app_label = "testapp"
+
+        class Sale(Abstract):  # noqa: DJ008
+            class Meta(Abstract.Meta):
+                abstract = False
+
+        class Sales(Sale):  # noqa: DJ008
+            class Meta:
+                app_label = "testapp"
+                proxy = True
+
+        class GroupSale(Sale):  # noqa: DJ008
+            class Meta:
+                app_label = "testapp"
+
+        assert [message.obj for message in check_fields()] == [Sale._meta.get_field("visitor")]
+
+    def test_pass_where_no_form_offers_too_many_rows(self) -> None:
+        class Sale(models.Model):  # noqa: DJ008
+            visitor = models.ForeignKey(Visitor, models.CASCADE, editable=False, related_name="+")
+            visitors = models.ManyToManyField(Visitor, editable=False, related_name="+")
+            partner = models.ForeignKey(Partner, models.CASCADE, related_name="+")
+            deal = models.ForeignKey(Subscription, models.CASCADE, related_name="+")
+            missing = models.ForeignKey("missing.Model", models.CASCADE)
+            note = models.TextField()
+
+            class Meta:
+                app_label = "testapp"
+
+        class OwnVisitor(Visitor):
+            class Meta:
+                app_label = "testapp"
+
+        assert check_fields() == []
+
+    def test_are_fine_in_the_test_project(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("affiliations.checks.apps", apps)
+        assert check_fields() == []
+
+
+def warned(find: Any) -> list[tuple[str, str, str]]:
+    return [(message.id, message.msg.partition(" ")[0], message.hint or "") for message in find()]
+
+
+@pytest.fixture
+def settings_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return a module that seems to be the one of Django's settings."""
+    module = ModuleType("shop_settings")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(django_settings, "SETTINGS_MODULE", module.__name__)
+    return module
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("AFFILIATE_CALLBACK_TIMEUOT", "AFFILIATE_CALLBACK_TIMEOUT"),
+            ("AFFILIATE_QUERY_STRING_KEYS", "AFFILIATE_QUERY_STRING_KEY"),
+            ("AFFILIATE_TRIGGER", "AFFILIATE_TRIGGERS"),
+            ("AFFILIATE_COOKIE", "AFFILIATE_COOKIE_NAME"),
+            ("AFFILIATES_COOKIE_NAME", "AFFILIATE_COOKIE_NAME"),
+            ("AFFILIATIONS_CONSENT", "AFFILIATE_CONSENT"),
+            ("AFFILATE_CONSENT", "AFFILIATE_CONSENT"),
+            ("AFFILIATECONSENT", "AFFILIATE_CONSENT"),
+            ("AFFILIATECOOKIE_NAME", "AFFILIATE_COOKIE_NAME"),
+            ("AFFILIATEQUERYSTRINGKEY", "AFFILIATE_QUERY_STRING_KEY"),
+        ],
+    )
+    def test_that_are_misspelt_are_told_with_what_was_meant(self, name: str, meant: str) -> None:
+        with override_settings(**{name: None}):
+            [message] = check_names()
+        assert (message.id, message.level) == ("affiliations.W013", checks.WARNING)
+        assert message.msg == f"{name} is no setting of affiliations, so it has no effect."
+        assert message.hint == f"Did you mean {meant}?"
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("affiliate_consent", "AFFILIATE_CONSENT"),
+            ("affiliate_COOKIE_NAME", "AFFILIATE_COOKIE_NAME"),
+            ("Affiliate_Ignore_Bot", "AFFILIATE_IGNORE_BOTS"),
+        ],
+    )
+    def test_that_are_not_in_capitals_are_told(
+        self, name: str, meant: str, settings_module: ModuleType
+    ) -> None:
+        # Django does not read them from the module.
+        setattr(settings_module, name, None)
+        assert warned(check_names) == [("affiliations.W013", name, f"Did you mean {meant}?")]
+
+    def test_of_variables_of_the_module_pass(self, settings_module: ModuleType) -> None:
+        settings_module.affiliate_consent = "shop.affiliates.consent"  # type: ignore[attr-defined]
+        settings_module.affiliate_domain = "partners.example"  # type: ignore[attr-defined]
+        settings_module._AFFILIATE_CONSENT = None  # type: ignore[attr-defined]
+        with override_settings(AFFILIATE_CONSENT=settings_module.affiliate_consent):
+            assert check_names() == []
+
+    def test_are_also_told_without_a_module(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(django_settings, "SETTINGS_MODULE", None)
+        with override_settings(AFFILIATE_CONSNT=None):
+            assert [message.hint for message in check_names()] == [
+                "Did you mean AFFILIATE_CONSENT?"
+            ]
+
+    def test_that_mean_nothing_are_told(self) -> None:
+        with override_settings(AFFILIATE_OTTER=1):
+            assert warned(check_names) == [
+                (
+                    "affiliations.W013",
+                    "AFFILIATE_OTTER",
+                    "Remove it: docs/settings.rst lists all.",
+                )
+            ]
+
+    def test_of_the_host_and_other_apps_pass(self) -> None:
+        names = ["AFFILIATES_PER_PAGE", "CONSENT", "MY_AFFILIATE_CONSENT", "APPLICATE_COOKIES"]
+        with override_settings(**dict.fromkeys(names, 1)):
+            assert check_names() == []
+
+    def test_that_exist_pass(self) -> None:
+        with override_settings(**dict.fromkeys(properties_by_setting(), None)):
+            assert check_names() == []
+
+
+class TestStaffNamespaces:
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [("admn", "admin"), ("admin:indx", "admin:index"), ("desk_indx", "desk_index")],
+    )
+    def test_that_are_misspelt_are_told(self, name: str, meant: str) -> None:
+        with override_settings(
+            ROOT_URLCONF=__name__, AFFILIATE_STAFF_NAMESPACES=["admin", "wagtailadmin_home", name]
+        ):
+            [(number, _setting, hint)] = warned(check_staff_namespaces)
+        assert (number, hint) == ("affiliations.W015", f"Did you mean {meant!r}?")
+
+    @override_settings(ROOT_URLCONF=__name__)
+    @pytest.mark.parametrize("name", ["admin", "admin:index", "desk_index", "elsewhere", "desk"])
+    def test_that_exist_or_are_quite_different_pass(self, name: str) -> None:
+        with override_settings(AFFILIATE_STAFF_NAMESPACES=[name]):
+            assert check_staff_namespaces() == []
+
+    def test_are_not_looked_at_without_urls_or_with_a_wrong_value(self) -> None:
+        with override_settings(AFFILIATE_STAFF_NAMESPACES="admn"):
+            assert check_staff_namespaces() == []
+        with override_settings(AFFILIATE_STAFF_NAMESPACES=["admn"]):
+            from django.conf import settings
+
+            del settings.ROOT_URLCONF
+            assert check_staff_namespaces() == []
+
+
+urlpatterns = [path("admin/", admin.site.urls), path("desk/", agrees, name="desk_index")]

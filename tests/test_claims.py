@@ -13,8 +13,10 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from affiliations.callbacks import claims, results, suspension
+from affiliations.callbacks import claims, suspension
+from affiliations.callbacks.slots import Slots
 from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
+from tests.claiming import claim
 from tests.factories import CallbackFactory, PartnerFactory, SubscriptionFactory
 
 pytestmark = pytest.mark.django_db
@@ -38,8 +40,16 @@ def due(count: int, subscription: Subscription, **fields: Any) -> list[Callback]
     return list(Callback.objects.filter(webhook_id__in=webhook_ids).order_by("pk"))
 
 
-def claim(limit: int = 100, **options: Any) -> list[Callback]:
-    return claims.claim(limit, **{"per_partner": 100, "busy": {}} | options)
+def answering(*partners: Partner) -> Slots:
+    """Return the slots of a worker whose calls to these partners, or to all, have ended in time."""
+    slots = Slots()
+    subscriptions = Subscription.objects.filter(partner__in=partners or Partner.objects.all())
+    for subscription in subscriptions.select_related("partner"):
+        callback = Callback(subscription=subscription, partner=subscription.partner)
+        call = slots.add(callback, 0)
+        slots.note(call, "")
+        slots.remove(call)
+    return slots
 
 
 class TestAClaim:
@@ -67,9 +77,17 @@ class TestAClaim:
         assert second.pk == first.pk
         assert second.lease_token != first.lease_token
 
+    def test_reads_no_conversions(self) -> None:
+        CallbackFactory(conversion__is_test=True)
+        with CaptureQueriesContext(connection) as queries:
+            (claimed,) = claim()
+            assert claimed.is_test
+        assert not [query for query in queries if "affiliations_conversion" in query["sql"]]
+
     def test_takes_no_more_than_there_are_free_places(self) -> None:
         due(9, SubscriptionFactory())
-        assert [len(claim(4)) for _ in range(4)] == [4, 4, 1, 0]
+        slots = answering()
+        assert [len(claims.claim(4, slots)) for _ in range(4)] == [4, 4, 1, 0]
 
     def test_takes_what_has_been_due_longest_first(self) -> None:
         now = timezone.now()
@@ -88,7 +106,7 @@ class TestAClaim:
 
     def test_of_certain_callbacks_takes_no_others(self) -> None:
         wanted, _ = CallbackFactory(), CallbackFactory()
-        assert claim(ids=[wanted.pk]) == [wanted]
+        assert claim(100, [wanted.pk]) == [wanted]
 
     def test_brings_all_that_is_needed_to_send(self, django_assert_num_queries: Any) -> None:
         CallbackFactory()
@@ -105,149 +123,101 @@ class TestAClaim:
     def test_costs_the_same_however_many_are_due(self) -> None:
         counts = []
         for _ in range(2):
-            due(100, SubscriptionFactory())
+            for subscription in SubscriptionFactory.create_batch(8):
+                due(20, subscription)
             with CaptureQueriesContext(connection) as queries:
-                assert len(claim(16)) == 16
+                assert len(claims.claim(16, answering())) == 16
             counts.append(len(queries))
-        assert counts[0] == counts[1] <= 6
+        assert counts[0] == counts[1] <= 9
 
 
 @pytest.mark.only_on("postgresql", "mariadb")
 @pytest.mark.django_db(transaction=True)
-def test_a_row_that_somebody_holds_for_long_is_left_and_nobody_waits_for_it(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("locked", [1, 30])
+def test_what_somebody_locks_for_long_is_left_and_nobody_waits_for_it(
+    locked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    busy = SubscriptionFactory()
-    due(30, busy, next_attempt_on=timezone.now() - timedelta(hours=1))
-    held = CallbackFactory()
+    monkeypatch.setattr(claims, "_MAX_LOCKED", 10)
+    subscription = SubscriptionFactory()
+    rows = due(locked, subscription)
     picks: list[object] = []
     pick = claims._pick
 
-    def counted(*args: Any, **options: Any) -> list[int] | None:
+    def counted(*args: Any) -> list[int]:
         picks.append(None)
-        assert len(picks) < 9, "It never ends."
-        return pick(*args, **options)
+        return pick(*args)
 
     monkeypatch.setattr(claims, "_pick", counted)
 
     def claim_beside() -> list[Callback]:
         try:
-            return claim(10, per_partner=4, busy={busy.partner_id: 4})
+            return claims.claim(10, Slots())
         finally:
             connection.close()
 
     with transaction.atomic(), ThreadPoolExecutor(1) as pool:
-        Callback.objects.filter(pk=held.pk).update(reason="a slow transaction of the host's")
+        keys = [row.pk for row in rows]
+        Callback.objects.filter(pk__in=keys).update(reason="a slow transaction of the host's")
         assert pool.submit(claim_beside).result(timeout=30) == []
-    assert len(picks) == 1
+    assert len(picks) <= 12
 
 
-class TestThePlacesOfAPartner:
-    def test_are_limited_so_that_the_others_get_theirs(self) -> None:
-        due(30, SubscriptionFactory(), next_attempt_on=timezone.now() - timedelta(hours=1))
-        late = [CallbackFactory(), CallbackFactory()]
-        claimed = claim(10, per_partner=4)
-        assert len(claimed) == 6
-        assert [row.pk for row in claimed[-2:]] == [row.pk for row in late]
+class TestEndpoints:
+    """One callback of each before the second of any, however many wait."""
 
-    def test_are_shared_by_all_of_the_partners_subscriptions(self, partner: Partner) -> None:
-        for _ in range(3):
-            due(3, SubscriptionFactory(partner=partner))
-        assert len(claim(per_partner=4)) == 4
+    def test_take_turns(self) -> None:
+        crowd, few = SubscriptionFactory.create_batch(2)
+        due(30, crowd, next_attempt_on=timezone.now() - timedelta(hours=1))
+        due(2, few)
+        claimed = claims.claim(100, answering())
+        assert [row.subscription for row in claimed] == [crowd, few, crowd, few, crowd, crowd]
 
-    def test_that_are_in_use_are_not_given_again(self, partner: Partner) -> None:
-        due(9, SubscriptionFactory(partner=partner))
-        assert len(claim(per_partner=4, busy={partner.pk: 3})) == 1
-        assert claim(per_partner=4, busy={partner.pk: 4}) == []
-
-    def test_are_found_behind_any_number_of_callbacks_of_others(self) -> None:
-        """However many a hanging partner has in front, the search goes on behind them."""
-        for _ in range(5):
-            due(80, SubscriptionFactory(), next_attempt_on=timezone.now() - timedelta(hours=1))
-        behind = CallbackFactory()
-        assert behind in claim(16, per_partner=3)
-
-    def test_are_limited_among_certain_callbacks_too(self) -> None:
-        rows = due(9, SubscriptionFactory()) + due(1, SubscriptionFactory())
-        claimed = claim(per_partner=4, ids=[row.pk for row in rows])
-        assert len(claimed) == 5
-        assert rows[-1] in claimed
-
-
-class TestBehindAPartnerWhoHangs:
-    """Far more of theirs is due than is looked at, and longer than anything else."""
-
-    @pytest.fixture
-    def hanging(self) -> Partner:
-        subscription = SubscriptionFactory()
-        due(200, subscription, next_attempt_on=timezone.now() - timedelta(hours=1))
-        return subscription.partner
-
-    def test_what_is_due_for_others_is_found(self, hanging: Partner) -> None:
-        others = due(2, SubscriptionFactory()) + due(1, SubscriptionFactory())
-        claimed = claim(16, per_partner=4, busy={hanging.pk: 4})
-        assert sorted(row.pk for row in claimed) == sorted(row.pk for row in others)
-
-    def test_the_others_come_longest_due_first(self, hanging: Partner) -> None:
+    def test_come_longest_due_first_where_none_had_a_turn(self) -> None:
         now = timezone.now()
         for age in [5, 50, 20, 1, 30]:
             CallbackFactory(url=f"/{age}", next_attempt_on=now - timedelta(seconds=age))
-        claimed = [claim(1, busy={hanging.pk: 100})[0].url for _ in range(5)]
-        assert claimed == ["/50", "/30", "/20", "/5", "/1"]
+        assert [row.url for row in claims.claim(3, Slots())] == ["/50", "/30", "/20"]
 
-    def test_the_others_get_no_more_than_their_share(self, hanging: Partner) -> None:
-        """What was taken before the hanging partner's counts, and is not taken again."""
-        other = SubscriptionFactory()
-        front = due(1, other, next_attempt_on=timezone.now() - timedelta(hours=2))
-        due(8, other)
-        claimed = claim(16, per_partner=3, busy={hanging.pk: 3})
-        assert len({row.pk for row in claimed}) == 3
-        assert claimed[0] == front[0]
-        assert {row.partner for row in claimed} == {other.partner}
+    def test_are_found_behind_any_number_of_callbacks_of_others(self) -> None:
+        for _ in range(5):
+            due(80, SubscriptionFactory(), next_attempt_on=timezone.now() - timedelta(hours=1))
+        behind = CallbackFactory()
+        assert behind in claims.claim(16, answering())
 
-    def test_nothing_is_found_where_nothing_is(self, hanging: Partner) -> None:
-        CallbackFactory(next_attempt_on=timezone.now() + timedelta(minutes=1))
-        assert claim(16, per_partner=4, busy={hanging.pk: 4}) == []
+    def test_of_one_partner_share_its_slots(self, partner: Partner) -> None:
+        for _ in range(3):
+            due(3, SubscriptionFactory(partner=partner))
+        assert len(claims.claim(100, answering())) == 4
 
-    def test_a_claim_costs_one_query_more_for_each_place_at_most(self, hanging: Partner) -> None:
-        for _ in range(20):
-            due(2, SubscriptionFactory())
-        for busy, places in [({hanging.pk: 4}, 16), ({}, 12)]:
-            with CaptureQueriesContext(connection) as queries:
-                assert len(claim(16, per_partner=4, busy=busy)) == 16
-            # Two looks, the locks, the update, the rows, the beginning and end of the transaction.
-            assert len(queries) <= 7 + places / 2  # two are due for each
+    def test_share_them_among_certain_callbacks_too(self) -> None:
+        rows = due(9, SubscriptionFactory()) + due(1, SubscriptionFactory())
+        claimed = claims.claim(100, answering(), [row.pk for row in rows])
+        assert len(claimed) == 5
+        assert rows[-1] in claimed
+
+    def test_that_are_suspended_or_paused_cost_nothing_however_much_waits(
+        self, django_assert_num_queries: Any
+    ) -> None:
+        later = timezone.now() + timedelta(hours=1)
+        for field in ("callbacks_suspended_on", "callbacks_paused_until"):
+            due(100, SubscriptionFactory(**{field: later}))
+        with django_assert_num_queries(1):
+            assert claims.claim(16, Slots()) == []
+
+    def test_that_are_resumed_are_found(self) -> None:
+        subscription = SubscriptionFactory(callbacks_suspended_on=timezone.now())
+        rows = due(1, subscription)
+        suspension.resume(subscription)
+        assert claim() == rows
 
 
 class TestWhatIsClaimedAndNotSent:
-    def test_is_held_when_its_subscription_is_suspended(self, subscription: Subscription) -> None:
-        waiting = due(1, subscription, attempt_count=2)[0]
-        Subscription.objects.update(callbacks_suspended_on=timezone.now())
-        assert claim() == []
-        waiting.refresh_from_db()
-        assert (waiting.status, waiting.attempt_count, waiting.lease_token) == (Status.HELD, 2, "")
-
-    def test_is_not_held_where_the_subscription_was_resumed_at_this_moment(
-        self, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        due(1, subscription)
-        Subscription.objects.update(callbacks_suspended_on=timezone.now())
-        set_aside = results.set_aside
-
-        def resumed_meanwhile(claimed: Any) -> Any:
-            suspension.resume(subscription)
-            return set_aside(claimed)
-
-        monkeypatch.setattr(results, "set_aside", resumed_meanwhile)
-        claim()
-        assert Callback.objects.get().status == Status.QUEUED
-
     def test_does_not_stand_before_what_can_be_sent(self, subscription: Subscription) -> None:
-        """A sweep that finds only such rows goes on to the next."""
-        due(40, subscription)
-        Subscription.objects.update(callbacks_suspended_on=timezone.now())
+        """A claim that finds only such rows goes on to the next."""
+        due(40, subscription, attempt_count=10)
         other = CallbackFactory(next_attempt_on=timezone.now())
-        assert claim(4) == [other]
+        assert claims.claim(1, Slots()) == [other]
+        assert not Callback.objects.filter(attempt_count__gt=10).exists()
 
     def test_ends_when_it_has_killed_each_worker_that_sent_it(
         self, settings: Any, django_capture_on_commit_callbacks: Callable[..., Any]
@@ -294,7 +264,7 @@ class TestManyWorkers:
 
         def everything() -> list[int]:
             mine: list[int] = []
-            while found := claim(7):
+            while found := claims.claim(7, Slots()):
                 mine += [row.pk for row in found]
             return mine
 
@@ -303,21 +273,3 @@ class TestManyWorkers:
         claimed += everything()
         assert sorted(claimed) == sorted(Callback.objects.values_list("pk", flat=True))
         assert set(Callback.objects.values_list("attempt_count", flat=True)) == {1}
-
-    def test_behind_a_partner_who_hangs_each_row_is_claimed_once(
-        self, transactional_db: None
-    ) -> None:
-        hanging = SubscriptionFactory()
-        due(100, hanging, next_attempt_on=timezone.now() - timedelta(hours=1))
-        others = [row for _ in range(8) for row in due(10, SubscriptionFactory())]
-        busy = {hanging.partner_id: 100}
-
-        def everything() -> list[int]:
-            mine: list[int] = []
-            while found := claim(7, busy=busy):
-                mine += [row.pk for row in found]
-            return mine
-
-        claimed = [pk for mine in self.together(everything) for pk in mine] + everything()
-        assert sorted(claimed) == [row.pk for row in others]
-        assert Callback.objects.filter(attempt_count=1).count() == len(others)

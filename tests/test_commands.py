@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -19,13 +21,15 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from affiliations import decisions
-from affiliations.callbacks import retention
+from affiliations.callbacks import maintenance
+from affiliations.conversions import decisions
+from affiliations.management.commands import deliver_callbacks
+from affiliations.management.commands.deliver_callbacks import Command
 from affiliations.models import Callback, Conversion
 from affiliations.signals import conversion_decided
 from tests.factories import CallbackFactory, PartnerFactory, SubscriptionFactory
-from tests.hosts import environment, manage, until
-from tests.raw_partner import OK, RawPartner, hanging_after
+from tests.hosts import FOR_EVER, HANG, environment, manage, until
+from tests.raw_partner import OK, RawPartner, hanging_after, redirecting
 from tests.test_dispatchers import waits_for
 
 pytestmark = pytest.mark.django_db
@@ -37,7 +41,7 @@ Status = Callback.Status
 
 @pytest.fixture(autouse=True)
 def _this_machine(settings: Any) -> None:
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
 
 
 class Terminal(io.StringIO):
@@ -114,17 +118,18 @@ class TestDeliverCallbacksFromCron:
 
     @pytest.mark.parametrize("options", [{"seconds": 0.0}, {"seconds": 5.0, "loop": True}])
     def test_refuses_an_end_that_makes_no_sense(self, options: dict[str, Any]) -> None:
-        with pytest.raises(CommandError, match="--seconds must be above 0, and does not go with"):
+        with pytest.raises(CommandError, match="--seconds must be greater than 0, and cannot"):
             call_command("deliver_callbacks", **options)
 
+    @pytest.mark.slow
     def test_ends_after_so_long_though_more_is_due(self) -> None:
         def answer(caller: socket.socket) -> None:
-            time.sleep(0.4)
+            time.sleep(1)
             caller.sendall(OK)
 
         with RawPartner(answer) as partner:
             due(30, partner.url)
-            call_command("deliver_callbacks", seconds=0.5)
+            call_command("deliver_callbacks", seconds=2)
         assert 0 < delivered() < 30
         assert Callback.objects.due(timezone.now()).count() == 30 - delivered()
 
@@ -159,6 +164,7 @@ class TestDeliverCallbacksFromCron:
         assert progress[0].rpartition("\r")[2] == "3 delivered, 0 failed"
         assert (last, end) == ("3 delivered, 0 failed.", "")
 
+    @pytest.mark.server
     @committed
     def test_counts_on_a_real_terminal(self) -> None:
         with RawPartner() as partner:
@@ -181,6 +187,7 @@ class TestDeliverCallbacksFromCron:
 
 @committed
 class TestDeliverCallbacksForEver:
+    @pytest.mark.server
     def test_sends_what_comes_within_a_second_or_so_and_ends_when_told_to(self) -> None:
         with RawPartner() as partner, manage("deliver_callbacks", "--loop") as process:
             for count in (1, 2):
@@ -190,6 +197,21 @@ class TestDeliverCallbacksForEver:
             assert process.stop() == 0
             assert process.said() == "2 delivered, 0 failed.\n"
 
+    @pytest.mark.server
+    def test_logs_its_numbers_and_failures_where_the_host_has_no_handler(self) -> None:
+        logging = {"version": 1, "disable_existing_loggers": False}
+        with (
+            RawPartner(redirecting("/", 404)) as partner,
+            manage("deliver_callbacks", "--loop", LOGGING=logging) as process,
+        ):
+            due(1, partner.url)
+            until(lambda: "failed: http_status" in process.said())
+            assert process.stop() == 0
+            said, key = process.said(), Callback.objects.get().pk
+        assert re.search(r"^[-\d]+ [:,\d]+ INFO \d delivered, \d failed\.$", said, re.MULTILINE)
+        assert f" INFO Callback {key} failed: http_status (attempt 1 of 10).\n" in said
+
+    @pytest.mark.server
     def test_approves_what_comes_due_meanwhile(self) -> None:
         with RawPartner() as partner, manage("deliver_callbacks", "--loop") as process:
             due(1, partner.url)
@@ -198,6 +220,7 @@ class TestDeliverCallbacksForEver:
             until(lambda: delivered() == 2)
             assert process.stop() == 0
 
+    @pytest.mark.server
     def test_approves_while_a_partner_hangs_and_much_waits_for_them(self) -> None:
         patience = {"AFFILIATE_CALLBACK_TIMEOUT": [1, 1]}
         with (
@@ -231,6 +254,7 @@ class TestDeliverCallbacksForEver:
         approved = Conversion.objects.filter(status=Conversion.Status.APPROVED)
         assert approved.count() == 2
 
+    @pytest.mark.server
     def test_ends_with_ctrl_c(self) -> None:
         with RawPartner() as partner, manage("deliver_callbacks", "--loop") as process:
             due(1, partner.url)
@@ -244,36 +268,41 @@ class TestDeliverCallbacksForEver:
             call_command("deliver_callbacks", loop=True, limit=3)
         assert capsys.readouterr().out == "3 delivered, 0 failed.\n"
 
-    def test_looks_again_until_it_is_told_to_end(self) -> None:
+    def test_looks_again_until_it_is_told_to_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """In this process, where the signal comes while it rests."""
+        rests: list[int] = []
 
-        def answer(caller: socket.socket) -> None:
-            caller.sendall(OK)
-            if len(partner.requests) == 1:
+        def rest(command: Command, woken: Any) -> None:
+            rests.append(1)
+            if len(rests) == 1:
                 due(1, partner.url)
-                connection.close()
             else:
                 threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                monkeypatch.setattr(command, "POLL", FOR_EVER)
+            real(command, woken)
 
-        with RawPartner(answer) as partner:
+        real = Command._rest
+        monkeypatch.setattr(Command, "_rest", rest)
+        with RawPartner() as partner:
             due(1, partner.url)
             began = time.monotonic()
             call_command("deliver_callbacks", loop=True)
         assert delivered() == 2
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < HANG
 
 
 class TestTheOthers:
+    @pytest.mark.server
     @pytest.mark.parametrize(("minutes", "code"), [(1, 0), (10, 1)])
     @committed
     def test_check_callbacks_exits_with_1_past_a_limit(self, minutes: int, code: int) -> None:
         CallbackFactory(next_attempt_on=timezone.now() - timedelta(minutes=minutes))
         with manage("check_callbacks") as process:
-            assert process.popen.wait(30) == code
-            assert process.said().startswith("1 due, the oldest for ")
+            assert process.wait() == code
+            assert process.said().startswith("Callbacks due: 1 (oldest: ")
 
     def test_purge_affiliations_counts_on_a_terminal_while_it_works(self) -> None:
-        old = timezone.now() - timedelta(days=2 * retention.DAYS)
+        old = timezone.now() - timedelta(days=2 * maintenance.DAYS)
         for _ in range(3):
             CallbackFactory(status=Status.DELIVERED, delivered_on=old)
         terminal = Terminal()
@@ -287,3 +316,16 @@ class TestTheOthers:
         call_command("replace_signing_secret", partner.uid)
         partner.refresh_from_db()
         assert capsys.readouterr().out == f"{partner.signing_secret}\n"
+
+
+def test_a_host_without_a_handler_gets_one_for_the_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = logging.getLogger("tests.alone")
+    alone.propagate = False
+    monkeypatch.setattr(deliver_callbacks, "logger", alone)
+    command = Command()
+    command._log_to_stdout()
+    command._log_to_stdout()
+    alone.info("Once.")
+    assert capsys.readouterr().out.count("INFO Once.") == 1

@@ -20,18 +20,21 @@ from django.urls import include, path
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
-from affiliations import conversions, payouts, visitors
-from affiliations.exceptions import NotCounted, Reason
+from affiliations import amounts
+from affiliations.conversions import attempts, decisions, payouts, recording
+from affiliations.exceptions import NotCredited, Reason
 from affiliations.models import (
     Callback,
     Conversion,
+    FailedTrigger,
     Partner,
     Subscription,
-    UncountedTrigger,
+    UncreditedTrigger,
     Visitor,
 )
-from affiliations.signals import conversion_recorded, trigger_not_counted
+from affiliations.signals import conversion_recorded, trigger_not_credited
 from affiliations.testing import start_referral
+from affiliations.tracking import visitors
 from affiliations.triggers import object_created
 from tests.arrivals import referred
 from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
@@ -47,14 +50,14 @@ def record(visitor: Visitor, trigger: str = TRIGGER, **stated: Any) -> Conversio
     """Credit the visitor as they are in the database now."""
     fresh = visitors.find(visitor.pk)
     assert fresh is not None
-    return conversions.record(fresh, trigger, **stated)
+    return recording.record(fresh, trigger, **stated)
 
 
 def refusal(visitor: Visitor, trigger: str = TRIGGER, **stated: Any) -> Reason:
     """Try to credit the visitor, and say why nothing was written."""
     before = Visitor.objects.values().get(pk=visitor.pk)
     counted = Conversion.objects.count(), Callback.objects.count()
-    with pytest.raises(NotCounted) as caught:
+    with pytest.raises(NotCredited) as caught:
         record(visitor, trigger, **stated)
     assert Visitor.objects.values().get(pk=visitor.pk) == before
     assert (Conversion.objects.count(), Callback.objects.count()) == counted
@@ -348,17 +351,17 @@ def test_what_is_no_amount_is_left_out_and_said(
     conversion = record(referred(), amount=given, currency="EUR")
     conversion.refresh_from_db()
     assert (conversion.amount, conversion.currency) == (None, "EUR")
-    assert (conversion.status, conversion.reason) == ("pending", payouts.NOT_AN_AMOUNT)
+    assert (conversion.status, conversion.reason) == ("pending", amounts.NOT_AN_AMOUNT)
     [message] = caplog.messages
     assert message.startswith("Trigger “Order placed” was completed with the amount ")
-    assert message.endswith(payouts.NOT_AN_AMOUNT)
+    assert message.endswith(amounts.NOT_AN_AMOUNT)
 
 
 def test_a_currency_is_never_cut_into_another(caplog: pytest.LogCaptureFixture) -> None:
     conversion = record(referred(), amount=5, currency="USDT")
     conversion.refresh_from_db()
     assert (conversion.amount, conversion.currency) == (5, "")
-    assert (conversion.status, conversion.reason) == ("pending", payouts.NO_CURRENCY)
+    assert (conversion.status, conversion.reason) == ("pending", amounts.NO_CURRENCY)
     assert "with the amount 5 and the currency 'USDT'" in caplog.text
 
 
@@ -493,8 +496,21 @@ def test_the_codes_of_what_waits_are_logged(
     caplog.set_level(logging.DEBUG, logger="affiliations")
     conversion = record(referred(), amount=-5, currency="EUR")
     assert conversion.reason.startswith("The same parcel shop again.")
-    assert conversion.doubt == "screened"
-    assert "“Order placed” is for somebody to look at: screened, no_amount." in caplog.text
+    assert conversion.review_reason == "screened"
+    assert (
+        "The conversion of trigger “Order placed” needs review: screened, no_amount." in caplog.text
+    )
+
+
+def test_why_it_needs_review_stays_in_the_row_whatever_is_decided(settings: Any) -> None:
+    settings.AFFILIATE_SCREEN = "tests.test_screening.suspicious"
+    conversion = record(referred())
+    why = conversion.reason
+    decisions.decide(conversion, "rejected", reason="Returned")
+    decisions.decide(conversion, "approved")
+    stored = Conversion.objects.get()
+    assert (stored.reason, stored.review_text) == ("", why)
+    assert why.startswith("The same parcel shop again.")
 
 
 # A test of the deal
@@ -516,11 +532,27 @@ def test_what_a_test_visitor_does_is_a_test() -> None:
     ]
 
 
+@pytest.mark.parametrize("counting", ["once", "every"])
+@pytest.mark.parametrize("test_is_first", [True, False])
+def test_a_test_and_an_order_never_use_up_each_others_reference(
+    counting: str, test_is_first: bool
+) -> None:
+    visitors = [referred(counting=counting), referred(counting=counting)]
+    Visitor.objects.filter(pk=visitors[not test_is_first].pk).update(is_test=True)
+    recorded = [record(visitor, reference="17") for visitor in visitors]
+    assert [conversion.is_test for conversion in recorded] == [test_is_first, not test_is_first]
+    for visitor in visitors:
+        Visitor.objects.filter(pk=visitor.pk).update(closed_on=None)
+        assert refusal(visitor, reference="17") is Reason.ALREADY_COUNTED
+
+
 # What it costs
 
 
 def attempt(visitor: Visitor, **stated: Any) -> Conversion | None:
-    return conversions.attempt(TRIGGER, lambda: record(visitor, **stated))
+    return attempts.attempt(
+        TRIGGER, lambda: record(visitor, **stated), lambda: FailedTrigger(trigger=TRIGGER)
+    )
 
 
 def statements(queries: CaptureQueriesContext) -> list[str]:
@@ -533,7 +565,7 @@ def test_a_conversion_in_autocommit_reads_three_times_and_begins_with_a_write() 
     visitor = referred()
     with CaptureQueriesContext(connections["default"]) as queries:
         attempt(visitor)
-    reads, writes = ["SELECT"] * 3, ["UPDATE", "INSERT", "INSERT"]
+    reads, writes = ["SELECT"] * 3, ["UPDATE", "INSERT", "SELECT", "INSERT"]
     assert statements(queries) == [*reads, "BEGIN", *writes, "COMMIT"]
 
 
@@ -541,7 +573,7 @@ def test_a_conversion_inside_a_transaction_costs_the_same_within_two_savepoints(
     visitor = referred()
     with CaptureQueriesContext(connections["default"]) as queries:
         attempt(visitor)
-    reads, writes = ["SELECT"] * 3, ["UPDATE", "INSERT", "INSERT"]
+    reads, writes = ["SELECT"] * 3, ["UPDATE", "INSERT", "SELECT", "INSERT"]
     assert statements(queries) == [
         "SAVEPOINT",
         *reads,
@@ -562,7 +594,7 @@ def test_a_conversion_costs_the_same_however_much_there_is_already(
     Subscription.objects.update(closes_referral=False)
     for number in range(orders):
         record(visitor, reference=f"before {number}")
-    with django_assert_num_queries(10 + more):
+    with django_assert_num_queries(11 + more):
         attempt(visitor, reference="now")
 
 
@@ -731,7 +763,7 @@ ENGINES = {
 @pytest.mark.urls("tests.test_conversions")
 @pytest.mark.parametrize("engine", ENGINES)
 class TestTheSessionKey:
-    """The session forgets a referral when its closing is committed, and not before."""
+    """The session keeps a referral, whatever becomes of it."""
 
     @pytest.fixture(autouse=True)
     def _engine(
@@ -767,7 +799,7 @@ class TestTheSessionKey:
         assert client.post("/order/").status_code == 200
         assert Conversion.objects.get().visitor == visitor
         assert len(told) == 2
-        assert "affiliate_visitor_id" not in client.session
+        assert client.session["affiliate_visitor_id"] == visitor.pk
 
     def test_it_is_still_there_after_a_conversion_that_leaves_the_referral_open(self) -> None:
         client = Client()
@@ -778,15 +810,6 @@ class TestTheSessionKey:
             assert client.post("/order/").status_code == 200
             assert client.session["affiliate_visitor_id"] == visitor.pk
             assert Conversion.objects.count() == count
-
-    def test_it_goes_when_a_trigger_finds_that_the_referral_is_closed(self) -> None:
-        client = Client()
-        partner = PartnerFactory()
-        SubscriptionFactory(partner=partner)
-        start_referral(client, partner)
-        Visitor.objects.update(closed_on=timezone.now())
-        assert client.post("/order/").status_code == 200
-        assert "affiliate_visitor_id" not in client.session
 
 
 @pytest.mark.django_db(transaction=True)
@@ -811,7 +834,7 @@ def test_crediting_asks_the_database_that_it_writes_to(settings: Any) -> None:
     fresh = visitors.find(visitor.pk)
     assert fresh is not None
     settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
-    assert conversions.record(fresh, TRIGGER).visitor == visitor
+    assert recording.record(fresh, TRIGGER).visitor == visitor
     assert Conversion.objects.using("default").count() == 1
 
 
@@ -819,7 +842,7 @@ def test_a_buyer_whose_key_is_a_text_is_credited() -> None:
     user = UserFactory()
     user.pk = str(user.pk)
     visitor = referred()
-    assert conversions.record(visitor, TRIGGER, user=user).user == user
+    assert recording.record(visitor, TRIGGER, user=user).user == user
     visitor.refresh_from_db()
     assert str(visitor.user_id) == user.pk
 
@@ -831,7 +854,7 @@ def test_nothing_but_reasons_and_keys_is_logged_of_what_is_not_counted(
     visitor = VisitorFactory()
     attempt(visitor)
     assert caplog.messages == [
-        f"Trigger “Order placed” was not counted: not_subscribed (visitor {visitor}, reference “”)."
+        f"Trigger “Order placed” had no effect: not_subscribed (visitor {visitor}, reference “”)."
     ]
 
 
@@ -843,9 +866,9 @@ def refused() -> Iterator[list[dict[str, Any]]]:
     def receiver(signal: object, **told: Any) -> None:
         heard.append(told)
 
-    trigger_not_counted.connect(receiver)
+    trigger_not_credited.connect(receiver)
     yield heard
-    trigger_not_counted.disconnect(receiver)
+    trigger_not_credited.disconnect(receiver)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -866,7 +889,7 @@ def test_what_is_not_counted_is_told_after_the_commit_and_kept_for_the_story(
     assert refused == [told]
     attempt(visitor, reference="18")
     assert refused == [told, told | {"reference": "18"}]
-    kept = UncountedTrigger.objects.get()
+    kept = UncreditedTrigger.objects.get()
     assert (kept.visitor, kept.trigger, kept.reason) == (visitor, TRIGGER, "not_subscribed")
     assert (kept.count, kept.reference) == (2, "18")
     assert kept.first_on < kept.last_on
@@ -880,7 +903,7 @@ def test_what_was_counted_before_is_told_and_no_part_of_the_story(
     attempt(visitor)
     attempt(visitor)
     assert [told["reason"] for told in refused] == [Reason.ALREADY_COUNTED]
-    assert not UncountedTrigger.objects.exists()
+    assert not UncreditedTrigger.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -888,7 +911,7 @@ def test_what_was_counted_for_another_visitor_is_a_part_of_the_story() -> None:
     winner, loser = referred(), referred()
     attempt(winner, reference="17")
     attempt(loser, reference="17")
-    told = UncountedTrigger.objects.get()
+    told = UncreditedTrigger.objects.get()
     assert (told.visitor, told.reason, told.reference) == (loser, "already_counted", "17")
 
 
@@ -899,7 +922,7 @@ def test_what_the_host_rolls_back_was_never_refused(refused: list[dict[str, Any]
         attempt(visitor)
         transaction.set_rollback(True)
     assert refused == []
-    assert not UncountedTrigger.objects.exists()
+    assert not UncreditedTrigger.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -917,7 +940,7 @@ def test_a_story_that_cannot_be_kept_breaks_nothing(
         Order.objects.create(note="the host's work")
         assert attempt(visitor, reference=what) is None
     assert Order.objects.exists()
-    assert not UncountedTrigger.objects.exists()
+    assert not UncreditedTrigger.objects.exists()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -935,7 +958,7 @@ def test_a_partner_who_was_wronged_is_credited_though_the_referral_is_not_open(w
         referred_on=now - timedelta(days=90 if wrong == "expired" else 1),
     )
     assert refusal(visitor) in set(Reason)
-    conversion = record(visitor, by_hand=True)
+    conversion = record(visitor, manual=True)
     assert Callback.objects.get().conversion == conversion
     visitor.refresh_from_db()
     # Closed since when it was, or by this one.
@@ -946,10 +969,10 @@ def test_by_hand_nothing_is_credited_twice() -> None:
     subscription = SubscriptionFactory()
     visitor = VisitorFactory(partner=subscription.partner)
     record(visitor)
-    assert refusal(visitor, by_hand=True) is Reason.ALREADY_COUNTED
+    assert refusal(visitor, manual=True) is Reason.ALREADY_COUNTED
 
 
 def test_by_hand_a_partner_is_credited_for_what_they_subscribe_to_only() -> None:
     subscription = SubscriptionFactory(active=False)
     visitor = VisitorFactory(partner=subscription.partner)
-    assert refusal(visitor, by_hand=True) is Reason.NOT_SUBSCRIBED
+    assert refusal(visitor, manual=True) is Reason.NOT_SUBSCRIBED

@@ -9,20 +9,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.signing import TimestampSigner
+from django.http import HttpRequest
+from django.utils import timezone
 
 from affiliations import links
-from affiliations.models import Callback, Conversion, Partner, UncountedClicks, Visitor
-from tests.arrivals import commit
-from tests.browsers import HANDLERS, Browser
-from tests.factories import PartnerFactory, SubscriptionFactory
+from affiliations.models import (
+    Callback,
+    Conversion,
+    FilteredClicks,
+    FollowedTestLink,
+    Partner,
+    Visitor,
+    clicks,
+)
+from affiliations.tracking import consent, visitors
+from affiliations.triggers import complete_trigger
+from tests.arrivals import commit, request_of
+from tests.browsers import FIREFOX, HANDLERS, Browser
+from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.test_visitors")]
 
-WEEK = 7 * 24 * 60 * 60
+HOUR = 60 * 60
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/142.0.0.0 Safari/537.36"
 
 
 @pytest.fixture(params=HANDLERS)
@@ -52,7 +66,18 @@ def whose(browser: Browser) -> str:
 
 def uncounted() -> list[tuple[int | None, str]]:
     commit()
-    return list(UncountedClicks.objects.values_list("partner", "reason"))
+    return list(FilteredClicks.objects.values_list("partner", "reason"))
+
+
+def followed() -> list[tuple[str, str, int | None]]:
+    """Return the reason, the browser and the visitor of each link that was followed."""
+    commit()
+    rows = FollowedTestLink.objects.order_by("followed_on", "pk")
+    return list(rows.values_list("reason", "browser", "visitor"))
+
+
+def another(browser: Browser) -> Browser:
+    return type(browser)(headers={"User-Agent": CHROME})
 
 
 def test_who_follows_it_is_a_test_and_all_else_is_as_with_any_link(browser, partner) -> None:
@@ -99,28 +124,146 @@ def test_its_conversion_and_callback_are_tests_and_nothing_goes_out(browser, par
     assert whose(browser) == "nobody"
 
 
-def test_each_is_a_new_test_however_soon(browser, partner) -> None:
-    link = partner.test_link("/")
+def test_each_link_is_a_new_test_however_soon(browser, partner) -> None:
     for number in (1, 2):
-        browser.get(link)
+        browser.get(partner.test_link("/"))
         assert Visitor.objects.count() == number
 
     assert whose(browser) == str(Visitor.objects.latest("pk").pk)
     assert uncounted() == []
 
 
+def test_the_same_browser_that_follows_it_again_is_the_same_test(browser, partner) -> None:
+    link = partner.test_link("/page/")
+    for _ in range(3):
+        answer = browser.get(link)
+        assert (answer.status, answer["Location"]) == (302, b"/page/")
+
+    visitor = Visitor.objects.get()
+    assert whose(browser) == str(visitor.pk)
+    assert followed() == [("", "Firefox", visitor.pk)]
+
+
+def test_any_other_browser_that_follows_it_is_nobody(browser, partner) -> None:
+    link, stranger = partner.test_link("/page/"), another(browser)
+    browser.get(link)
+
+    answer = stranger.get(link)
+
+    assert (answer.status, answer["Location"]) == (302, b"/page/")
+    assert whose(stranger) == "nobody"
+    visitor = Visitor.objects.get()
+    assert whose(browser) == str(visitor.pk)
+    assert followed() == [("", "Firefox", visitor.pk), ("test_used", "Chrome", None)]
+    assert uncounted() == []
+
+
+def test_a_test_that_has_ended_does_not_begin_again(browser, partner) -> None:
+    link = partner.test_link("/")
+    browser.get(link)
+    Visitor.objects.update(closed_on=timezone.now())
+
+    browser.get(link)
+
+    assert whose(browser) == "nobody"
+    assert [reason for reason, _, _ in followed()] == ["", "test_used"]
+
+
+def test_however_often_it_is_followed_there_are_few_rows(browser, partner) -> None:
+    link = partner.test_link("/")
+    for _ in range(2):
+        for agent in (CHROME, FIREFOX, "curl/8.5.0"):
+            type(browser)(headers={"User-Agent": agent}).get(link)
+
+    assert sorted(row[:2] for row in followed()) == [
+        ("", "Chrome"),
+        ("bot", ""),
+        ("test_used", "Firefox"),
+    ]
+
+
 @pytest.mark.parametrize("model", ["last_click", "first_click"])
-def test_a_test_is_in_nobodys_way_and_nobody_in_the_way_of_a_test(
+def test_a_test_never_takes_the_place_of_a_real_click(
     browser, partner, settings, model: str
 ) -> None:
     settings.AFFILIATE_ATTRIBUTION_MODEL = model
+    competitor = PartnerFactory()
+    browser.get(competitor.link("/"))
+
+    answer = browser.get(partner.test_link("/page/"))
+
+    assert (answer.status, answer["Location"]) == (302, b"/page/")
+    visitor = Visitor.objects.get()
+    assert whose(browser) == str(visitor.pk)
+    assert followed() == [("open_referral", "Firefox", visitor.pk)]
+    assert uncounted() == []
+
+
+@pytest.mark.parametrize("model", ["last_click", "first_click"])
+def test_a_real_click_takes_the_place_of_a_test(browser, partner, settings, model: str) -> None:
+    settings.AFFILIATE_ATTRIBUTION_MODEL = model
     other = PartnerFactory()
 
-    for link in (partner.link("/"), other.test_link("/"), partner.test_link("/"), other.link("/")):
+    for link in (partner.test_link("/"), other.test_link("/"), partner.link("/")):
         browser.get(link)
         assert whose(browser) == str(Visitor.objects.latest("pk").pk)
 
-    assert [visitor.is_test for visitor in Visitor.objects.order_by("pk")] == [0, 1, 1, 0]
+    assert [visitor.is_test for visitor in Visitor.objects.order_by("pk")] == [1, 1, 0]
+
+
+def test_a_link_that_met_a_real_click_is_not_used_up(browser, partner) -> None:
+    browser.get(PartnerFactory().link("/"))
+    link, private_window = partner.test_link("/"), another(browser)
+    browser.get(link)
+
+    private_window.get(link)
+
+    assert whose(private_window) == str(Visitor.objects.get(is_test=True).pk)
+
+
+@pytest.mark.parametrize("model", ["last_click", "first_click"])
+class TestOfAUserOnAnotherDevice:
+    @pytest.fixture(autouse=True)
+    def buyer(self, settings, model: str, db: None) -> None:
+        settings.AFFILIATE_ATTRIBUTE_BY_USER = True
+        settings.AFFILIATE_ATTRIBUTION_MODEL = model
+        self.user = UserFactory()
+        self.real = VisitorFactory(user=self.user)
+        SubscriptionFactory(partner=self.real.partner)
+
+    def follow(self, request: HttpRequest, partner: Partner) -> Visitor | None:
+        SubscriptionFactory(partner=partner)
+        request.META |= {"HTTP_HOST": "shop.example", "HTTP_USER_AGENT": FIREFOX}
+        return consent.register_visitor(request, partner.test_link("/"))
+
+    def test_a_real_click_keeps_its_place(self, partner) -> None:
+        request = request_of(None, self.user)
+
+        assert self.follow(request, partner) == self.real
+
+        assert followed() == [("open_referral", "Firefox", self.real.pk)]
+        conversion = complete_trigger(request, "Order placed", reference="17")
+        assert conversion.visitor == self.real
+
+    def test_a_real_click_is_credited_though_a_test_was_there_before_the_login(
+        self, partner
+    ) -> None:
+        request = request_of(None)
+        test = self.follow(request, partner)
+        assert test.is_test
+        request.user = self.user
+        visitors.link_user(None, self.user, request)
+
+        conversion = complete_trigger(request, "Order placed", reference="17")
+
+        assert conversion.visitor == self.real
+
+    def test_a_test_is_one_where_the_real_click_has_ended(self, partner) -> None:
+        Visitor.objects.update(closed_on=timezone.now())
+        request = request_of(None, self.user)
+        test = self.follow(request, partner)
+
+        assert complete_trigger(request, "Order placed", reference="17").visitor == test
 
 
 def test_the_partners_own_link_after_a_test_is_no_duplicate(browser, partner) -> None:
@@ -131,14 +274,16 @@ def test_the_partners_own_link_after_a_test_is_no_duplicate(browser, partner) ->
     assert uncounted() == []
 
 
-@pytest.mark.parametrize(("age", "is_followed"), [(WEEK - 60, True), (WEEK + 60, False)])
-def test_it_can_be_followed_for_a_week(browser, partner, monkeypatch, age, is_followed) -> None:
-    link = signed_before(age, partner.test_link, monkeypatch)
+@pytest.mark.parametrize(("age", "is_followed"), [(HOUR - 60, True), (HOUR + 60, False)])
+def test_it_can_be_followed_for_an_hour(browser, partner, monkeypatch, age, is_followed) -> None:
+    link = signed_before(age, lambda: partner.test_link("/page/"), monkeypatch)
 
-    assert browser.get(link).status == 302
+    answer = browser.get(link)
 
+    assert (answer.status, answer["Location"]) == (302, b"/page/")
     assert Visitor.objects.exists() == is_followed
-    assert uncounted() == ([] if is_followed else [(None, "unknown_partner")])
+    assert [reason for reason, _, _ in followed()] == ["" if is_followed else "test_expired"]
+    assert uncounted() == []
 
 
 @pytest.mark.parametrize("behind", ["", ".", ")", "%20", ",", "%E2%80%9D", "%3E", ":", "/"])
@@ -199,18 +344,183 @@ def test_it_outlives_a_change_of_the_secret_key_for_as_long_as_the_host_wants(
 
 
 @pytest.mark.parametrize(
-    ("active", "method", "headers"),
+    ("active", "method", "headers", "reason", "name"),
     [
-        (False, "GET", {}),
-        (True, "HEAD", {}),
-        (True, "GET", {"User-Agent": "curl/8.5.0"}),
-        (True, "GET", {"Sec-Purpose": "prefetch"}),
+        (False, "GET", {}, "partner_inactive", "Firefox"),
+        (True, "HEAD", {}, "head", "Firefox"),
+        (True, "GET", {"User-Agent": "curl/8.5.0"}, "bot", ""),
+        (True, "GET", {"Sec-Purpose": "prefetch"}, "prefetch", "Firefox"),
+        (True, "GET", {"Sec-Fetch-Dest": "image"}, "subresource", "Firefox"),
     ],
 )
-def test_one_that_is_not_counted_is_in_no_number_either(browser, active, method, headers) -> None:
+def test_one_that_is_not_counted_is_in_no_number_and_uses_nothing_up(
+    browser, active, method, headers, reason, name
+) -> None:
+    """Such as by the scanner of a mail program, before the reader."""
     partner = PartnerFactory(active=active)
+    link = partner.test_link("/")
 
-    browser.request(method, partner.test_link("/"), headers)
+    browser.request(method, link, headers)
 
     assert not Visitor.objects.exists()
+    assert followed() == [(reason, name, None)]
     assert uncounted() == []
+    Partner.objects.update(active=True)
+    browser.get(link)
+    assert whose(browser) == str(Visitor.objects.get().pk)
+
+
+def test_one_of_a_partner_who_is_gone_is_nobodys(browser, partner) -> None:
+    link = partner.test_link("/")
+    partner.delete()
+
+    assert browser.get(link).status == 302
+
+    assert (followed(), uncounted()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        (FIREFOX, "Firefox"),
+        (CHROME, "Chrome"),
+        (f"{CHROME} Edg/142.0", "Edge"),
+        (f"{CHROME} OPR/120.0", "Opera"),
+        ("Mozilla/5.0 (iPhone) AppleWebKit/605.1.15 CriOS/142.0 Safari/604.1", "Chrome"),
+        ("Mozilla/5.0 (iPhone) AppleWebKit/605.1.15 Version/18.0 Safari/604.1", "Safari"),
+        ("Lynx/2.9", ""),
+    ],
+)
+def test_staff_see_which_browser_it_was(browser, partner, agent: str, name: str) -> None:
+    browser.get(partner.test_link("/"), User_Agent=agent)
+
+    assert followed() == [("", name, Visitor.objects.get().pk)]
+
+
+# Consent
+
+
+def undecided(request: HttpRequest) -> bool | None:
+    """Tell what the header says, which stands for a banner of the host."""
+    return {"yes": True, "no": False}.get(request.headers.get("X-Consent", ""))
+
+
+class TestWithConsent:
+    @pytest.fixture(autouse=True)
+    def asks(self, settings) -> None:
+        settings.AFFILIATE_CONSENT = f"{__name__}.undecided"
+
+    def agree(self, browser: Browser) -> None:
+        """Follow something else, which registers what waits."""
+        browser.get("/?affiliate_id=unknown", X_Consent="yes")
+
+    def test_a_link_is_not_used_up_while_nobody_has_decided(self, browser, partner) -> None:
+        link, second = partner.test_link("/"), another(browser)
+        browser.get(link)
+        browser.get(link)
+        assert (Visitor.objects.count(), followed()) == (0, [])
+
+        second.get(link, X_Consent="yes")
+
+        test = Visitor.objects.get()
+        assert whose(second) == str(test.pk)
+        browser.get(link, X_Consent="yes")
+        assert whose(browser) == "nobody"
+        assert followed() == [("", "Chrome", test.pk), ("test_used", "Firefox", None)]
+
+    def test_a_click_within_the_hour_counts_though_the_answer_takes_longer(
+        self, browser, partner, monkeypatch
+    ) -> None:
+        link = partner.test_link("/")
+        browser.get(link)
+        later = time.time() + 2 * HOUR
+        monkeypatch.setattr("django.core.signing.time.time", lambda: later)
+
+        browser.get(PartnerFactory(active=True).test_link("/"), X_Consent="yes")
+
+        assert Visitor.objects.earliest("pk").partner == partner
+
+    def test_who_refuses_is_told_so(self, browser, partner) -> None:
+        browser.get(partner.test_link("/"), X_Consent="no")
+
+        assert not Visitor.objects.exists()
+        assert followed() == [("no_consent", "Firefox", None)]
+        assert uncounted() == []
+
+    @pytest.mark.parametrize("model", ["last_click", "first_click"])
+    def test_waiting_tests_leave_the_real_clicks_their_place(
+        self, browser, partner, settings, model: str
+    ) -> None:
+        settings.AFFILIATE_ATTRIBUTION_MODEL = model
+        real = PartnerFactory()
+        for number in range(7):
+            is_real = number == (1 if model == "last_click" else 6)
+            browser.get(real.link("/") if is_real else partner.test_link("/"))
+
+        browser.get(partner.test_link("/"), X_Consent="yes")
+
+        assert whose(browser) == str(Visitor.objects.get(is_test=False).pk)
+
+    def test_the_page_may_state_the_link(self, partner, monkeypatch) -> None:
+        link, old = (
+            partner.test_link("/"),
+            signed_before(2 * HOUR, partner.test_link, monkeypatch),
+        )
+        first, second = request_of(None), request_of(None)
+        for request in (first, second):
+            request.META |= {"HTTP_HOST": "shop.example", "HTTP_USER_AGENT": FIREFOX}
+
+        assert consent.register_visitor(first, old) is None
+        test = consent.register_visitor(first, link)
+        assert test.is_test
+        assert consent.register_visitor(first, link) == test
+        assert consent.register_visitor(second, link) is None
+
+        commit()
+        reasons = FollowedTestLink.objects.order_by("pk").values_list("reason", flat=True)
+        assert list(reasons) == ["test_expired", "", "test_used"]
+
+    def test_the_same_click_that_is_registered_twice_is_one_test(self, partner) -> None:
+        """As by two requests of one browser, each with the session of before."""
+        requests = [request_of(None), request_of(None)]
+        now = timezone.now() - timedelta(minutes=1)
+        for request in requests:
+            visitor = visitors.register(request, partner, referred_on=now, test_nonce="1")
+            assert visitor == Visitor.objects.get()
+            assert visitors.current_visitor(request) == visitor
+
+
+def meanwhile(module: Any, work: Callable[[], Any], monkeypatch: Any) -> None:
+    """Do something right before the next transaction of a module."""
+    atomic = module.transaction.atomic
+
+    def late(**options: Any) -> Any:
+        monkeypatch.undo()
+        work()
+        return atomic(**options)
+
+    monkeypatch.setattr(module.transaction, "atomic", late)
+
+
+def test_two_who_follow_it_at_once_are_one_test(partner, monkeypatch) -> None:
+    """The second has looked before the first was there."""
+    request = request_of(None)
+    meanwhile(
+        visitors,
+        lambda: Visitor.objects.create(partner=partner, is_test=True, test_nonce="1"),
+        monkeypatch,
+    )
+
+    assert visitors.register(request, partner, test_nonce="1") is None
+
+    assert Visitor.objects.count() == 1
+    assert [reason for reason, _, _ in followed()] == ["test_used"]
+
+
+def test_two_reasons_at_once_are_one_row(partner, monkeypatch) -> None:
+    add = FollowedTestLink.objects.add
+    meanwhile(clicks, lambda: add(partner, "1", "bot", "", None), monkeypatch)
+
+    add(partner, "1", "bot", "Chrome", None)
+
+    assert FollowedTestLink.objects.get().browser == "Chrome"

@@ -13,10 +13,9 @@ from django.db.models import Count
 from django.dispatch import Signal
 from django.utils import timezone
 
-from affiliations import decisions
-from affiliations.callbacks import claims, outbox, results, retention, suspension
-from affiliations.callbacks.attempts import Sent
-from affiliations.callbacks.transport import Result
+from affiliations.callbacks import maintenance, outbox, results, suspension
+from affiliations.callbacks.transport import AttemptResult, Result
+from affiliations.conversions import decisions
 from affiliations.models import (
     Callback,
     CallbackAttempt,
@@ -32,11 +31,16 @@ from affiliations.triggers import (
     reject_conversions,
 )
 from tests.arrivals import referred
+from tests.claiming import claim
 from tests.factories import SubscriptionFactory
 from tests.test_races import MANY, at_once
 from tests.testapp.models import Newsletter
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("errors")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.slow,
+    pytest.mark.usefixtures("errors"),
+]
 
 Status = Conversion.Status
 Job = Callable[[], Any]
@@ -76,7 +80,7 @@ def counted(number: int = 1, **subscription: Any) -> list[Conversion]:
 
 def told(conversion: Conversion) -> dict[str, str]:
     """Return the status of the callback of each event, of which there is one."""
-    rows = Callback.objects.filter(conversion=conversion, edition=1)
+    rows = Callback.objects.filter(conversion=conversion, version=1)
     found = Counter(rows.values_list("event", flat=True))
     assert set(found.values()) <= {1}
     return dict(rows.values_list("event", "status"))
@@ -86,8 +90,8 @@ def sending(result: Result) -> Job:
     """Make a job that sends what is due, as a worker does."""
 
     def send() -> None:
-        for callback in claims.claim(10, per_partner=10, busy={}):
-            results.record([Sent(callback, timezone.now(), result)])
+        for callback in claim(10):
+            results.record([AttemptResult(callback, timezone.now(), result)])
 
     return send
 
@@ -195,34 +199,34 @@ def test_a_decision_beside_who_sends_tells_each_event_once(kept: Any) -> None:
         )
         Callback.objects.update(next_attempt_on=timezone.now())
     assert not (
-        Callback.objects.values("conversion", "subscription", "event", "edition")
+        Callback.objects.values("conversion", "subscription", "event", "version")
         .annotate(count=Count("pk"))
         .filter(count__gt=1)
         .exists()
     )
     for conversion in found:
         conversion.refresh_from_db()
-        waiting = Callback.objects.filter(conversion=conversion, status__in=["queued", "held"])
+        waiting = Callback.objects.filter(conversion=conversion, status="queued")
         if conversion.status == Status.REJECTED:
             assert set(waiting.values_list("event", flat=True)) <= {"rejection", "conversion"}
-            assert not waiting.filter(event="conversion", edition=1).exists()
+            assert not waiting.filter(event="conversion", version=1).exists()
         else:
             assert not waiting.filter(event="rejection").exists()
 
 
 @pytest.mark.parametrize("chunk", [suspension._CHUNK, 2])
-def test_resume_against_suspend_leaves_nothing_held_for_nobody(
+def test_resume_against_suspend_loses_no_callback(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suspension, "_CHUNK", chunk)
     found = counted(MANY)
     subscription = Subscription.objects.get()
-    claimed = claims.claim(MANY, per_partner=MANY, busy={})
+    claimed = claim(MANY)
     long_ago = timezone.now() - timedelta(hours=100)
     Subscription.objects.update(failure_count=9, failing_since=long_ago)
 
     def failing(callback: Callback) -> Job:
-        return lambda: results.record([Sent(callback, timezone.now(), NO)])
+        return lambda: results.record([AttemptResult(callback, timezone.now(), NO)])
 
     def resuming() -> int:
         return suspension.resume(subscription)
@@ -237,12 +241,7 @@ def test_resume_against_suspend_leaves_nothing_held_for_nobody(
         *[rejecting(conversion) for conversion in found[-4:]],
     )
 
-    subscription.refresh_from_db()
-    held = Callback.objects.filter(status="held")
-    if subscription.callbacks_suspended_on is None:
-        assert not held.exists()
     suspension.resume(subscription)
-    assert not held.exists()
     assert Callback.objects.filter(event="conversion", status="cancelled").count() == 4
     assert Callback.objects.filter(event="conversion", status="queued").count() == MANY - 4
 
@@ -268,7 +267,7 @@ def test_a_partner_is_stopped_beside_decisions_credits_and_who_sends() -> None:
     decisions.stop_for_fraud(partner, reason="Own orders")
     assert not Partner.objects.get().active
     assert not Conversion.objects.filter(status=Status.PENDING).exists()
-    assert not Callback.objects.filter(status__in=["queued", "held"]).exists()
+    assert not Callback.objects.filter(status="queued").exists()
 
 
 def test_a_purge_beside_decisions_forgets_nothing_that_was_told(kept: Any) -> None:
@@ -283,12 +282,12 @@ def test_a_purge_beside_decisions_forgets_nothing_that_was_told(kept: Any) -> No
         return kept(lambda: decisions.decide(conversion, Status.REJECTED))
 
     at_once(
-        *[lambda: list(retention.purge(later, batch=7))] * 3,
+        *[lambda: list(maintenance.purge(later, batch=7))] * 3,
         *[rejecting(conversion) for conversion in reversed(found)],
     )
 
     assert Callback.objects.filter(event="rejection", status="queued").count() == MANY
-    sum(retention.purge(later))
+    sum(maintenance.purge(later))
     assert Callback.objects.count() == MANY
     expected = [f"{event}:{found[0].subscription_id}" for event in ("approval", "conversion")]
-    assert list(Conversion.objects.values_list("told", flat=True)) == [expected] * MANY
+    assert list(Conversion.objects.values_list("notified_events", flat=True)) == [expected] * MANY

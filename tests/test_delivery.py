@@ -12,8 +12,9 @@ from django.utils import timezone
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from affiliations.callbacks import delivery, transport
-from affiliations.models import Callback, CallbackAttempt
+from affiliations import placeholders
+from affiliations.callbacks import transport, worker
+from affiliations.models import Callback, CallbackAttempt, Subscription
 from affiliations.triggers import complete_trigger
 from tests.factories import CallbackFactory, SubscriptionFactory, VisitorFactory
 from tests.raw_partner import RawPartner, hanging_after
@@ -24,13 +25,13 @@ Status = Callback.Status
 
 @pytest.fixture(autouse=True)
 def _partners_on_this_machine(settings: Any) -> None:
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
 
 
 def delivered(url: str) -> Callback:
     """Deliver a callback to this URL, and return it as it is afterwards."""
     callback = CallbackFactory(url=url)
-    delivery.deliver([callback.pk])
+    worker.deliver([callback.pk])
     callback.refresh_from_db()
     return callback
 
@@ -41,14 +42,15 @@ class TestADelivery:
         httpserver.expect_request("/cb").respond_with_data("thank you", status=202)
         before = timezone.now()
         callback = delivered(httpserver.url_for("/cb"))
+        after = timezone.now()
         assert callback.status == Status.DELIVERED
-        assert before < callback.delivered_on < timezone.now()
+        assert before < callback.delivered_on < after
         assert callback.attempt_count == 1
         attempt = callback.attempts.get()
         assert (attempt.number, attempt.status_code, attempt.error) == (1, 202, "")
         assert (attempt.message, attempt.response_excerpt) == ("", "thank you")
         assert before < attempt.started_on < callback.delivered_on
-        assert 0 <= attempt.duration_ms < 10_000
+        assert 0 <= attempt.duration_ms <= (after - before) / timedelta(milliseconds=1) + 1
 
     def test_that_is_answered_with_an_error_is_none(self, httpserver: HTTPServer) -> None:
         """(D17) 0.12 took it for sent. It is due again, and everybody can see why."""
@@ -72,31 +74,31 @@ class TestADelivery:
 
     def test_to_a_partner_who_hangs_ends_after_the_timeout(self, settings: Any) -> None:
         """(D16) 0.12 had none, and held the visitor's request and its transaction."""
-        settings.AFFILIATE_CALLBACK_TIMEOUT = (1, 0.3)
+        settings.AFFILIATE_CALLBACK_TIMEOUT = (20, 0.3)
+        settings.AFFILIATE_CALLBACK_DEADLINE = 60
         with RawPartner(hanging_after()) as partner:
             callback = delivered(partner.url)
         attempt = callback.attempts.get()
         assert attempt.error == Error.TIMEOUT
-        assert attempt.duration_ms < 3000
+        assert attempt.duration_ms < 20_000
 
     def test_that_failed_can_succeed_later(self, httpserver: HTTPServer) -> None:
         httpserver.expect_ordered_request("/cb").respond_with_data(status=503)
         httpserver.expect_ordered_request("/cb").respond_with_data(status=200)
         callback = delivered(httpserver.url_for("/cb"))
         Callback.objects.update(next_attempt_on=timezone.now())
-        delivery.deliver([callback.pk])
+        Subscription.objects.update(callbacks_paused_until=timezone.now())
+        worker.deliver([callback.pk])
         callback.refresh_from_db()
         assert (callback.status, callback.attempt_count) == (Status.DELIVERED, 2)
         attempts = callback.attempts.order_by("number")
         assert list(attempts.values_list("number", "status_code")) == [(1, 503), (2, 200)]
 
-    @pytest.mark.parametrize(
-        "status", [Status.HELD, Status.DELIVERED, Status.EXHAUSTED, Status.CANCELLED]
-    )
+    @pytest.mark.parametrize("status", [Status.DELIVERED, Status.EXHAUSTED, Status.CANCELLED])
     def test_is_not_made_of_what_is_not_queued(self, status: str) -> None:
         with RawPartner() as partner:
             callback = CallbackFactory(url=partner.url, status=status)
-            delivery.deliver([callback.pk])
+            worker.deliver([callback.pk])
         assert partner.connections == 0
         assert not CallbackAttempt.objects.exists()
 
@@ -104,13 +106,13 @@ class TestADelivery:
         with RawPartner() as partner:
             later = timezone.now() + timedelta(minutes=1)
             callback = CallbackFactory(url=partner.url, next_attempt_on=later)
-            delivery.deliver([callback.pk])
+            worker.deliver([callback.pk])
         assert partner.connections == 0
 
     def test_of_one_that_does_not_exist_keeps_no_other_from_being_sent(self) -> None:
         with RawPartner() as partner:
             callback = CallbackFactory(url=partner.url)
-            delivery.deliver([callback.pk + 1, callback.pk])
+            worker.deliver([callback.pk + 1, callback.pk])
         assert len(partner.requests) == 1
 
     @pytest.mark.django_db(databases=["default", "other"])
@@ -124,14 +126,14 @@ class TestADelivery:
         with RawPartner() as partner:
             callback = CallbackFactory(url=partner.url)
             settings.DATABASE_ROUTERS = [Replica()]
-            delivery.deliver([callback.pk])
+            worker.deliver([callback.pk])
         callback.refresh_from_db(using="default")
         assert callback.status == Status.DELIVERED
 
     def test_that_fails_by_a_fault_of_ours_is_an_attempt_too(self, monkeypatch: Any) -> None:
         """Its place in the pool is free again, and staff see what happened."""
 
-        def send(*args: Any) -> None:
+        def send(*args: Any, **kwargs: Any) -> None:
             raise RuntimeError("no such thing")
 
         monkeypatch.setattr(transport, "send", send)
@@ -163,11 +165,7 @@ class TestWhatThePartnerReceives:
             sub4="\u2603",
             sub5="..",
         )
-        names = (
-            "visitor_id click_id sub1 sub2 sub3 sub4 sub5 partner_uid trigger event reference "
-            "amount currency payout payout_currency status callback_id timestamp"
-        )
-        query = "&".join(f"{name}={{{name}}}" for name in names.split())
+        query = "&".join(f"{name}={{{name}}}" for name in placeholders.NAMES)
         url = httpserver.url_for("/cb") + "?" + query
         SubscriptionFactory(partner=visitor.partner, callback_url=url)
         complete_trigger(
@@ -179,7 +177,7 @@ class TestWhatThePartnerReceives:
             currency="EUR",
         )
         callback = Callback.objects.get()
-        delivery.deliver([callback.pk])
+        worker.deliver([callback.pk])
         (request,) = received
         assert parse_qs(request.query_string.decode(), keep_blank_values=True) == {
             "visitor_id": [str(visitor.pk)],
@@ -210,7 +208,7 @@ class TestWhatThePartnerReceives:
                 callback_url=f"http://{partner.host}/a/{{click_id}}/cb?v={{visitor_id}}",
             )
             complete_trigger(None, "Order placed", visitor=visitor)
-            delivery.deliver([Callback.objects.get().pk])
+            worker.deliver([Callback.objects.get().pk])
         line = partner.requests[0].split(b"\r\n")[0].decode()
         assert line == f"GET /a/x%2Fy%3Fz%23/cb?v={visitor.pk} HTTP/1.1"
 
@@ -223,7 +221,7 @@ class TestWhatThePartnerReceives:
             # A row of 0.12: saving it today is refused.
             type(subscription).objects.update(callback_url=url)
             complete_trigger(None, "Order placed", visitor=visitor)
-            delivery.deliver([Callback.objects.get().pk])
+            worker.deliver([Callback.objects.get().pk])
         line = partner.requests[0].split(b"\r\n")[0].decode()
         assert line == (f"GET /cb?v={visitor.pk}&c=%7Bvisitor_id.__class__%7D&x=%7Bx%7D HTTP/1.1")
 
@@ -236,7 +234,7 @@ class TestWhatThePartnerReceives:
         callback.conversion.partner.save()
         callback.subscription.active = False
         callback.subscription.save()
-        delivery.deliver([callback.pk])
+        worker.deliver([callback.pk])
         assert len(received) == 1
 
 

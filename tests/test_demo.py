@@ -33,6 +33,8 @@ MANAGE = Path(__file__).resolve().parent.parent / "dummy_project" / "manage.py"
 SECONDS = 120
 
 pytestmark = [
+    pytest.mark.server,
+    pytest.mark.slow,
     pytest.mark.skipif(os.name == "nt", reason="The demo is ended by POSIX signals here."),
     # It has a database of its own, whatever the tests use.
     pytest.mark.only_on("sqlite"),
@@ -152,7 +154,7 @@ def told(out: str) -> list[dict[str, str]]:
 
 def test_the_demo_plays_its_whole_story_and_ends_well(story: Story) -> None:
     assert story.code == 0, story.out + story.err
-    assert "The whole story happened as it should." in story.out
+    assert "All steps had the expected results." in story.out
     assert re.findall(r"^ +(\d)\. ", story.out, re.MULTILINE) == list("12345678")
     assert story.err == ""
 
@@ -263,16 +265,16 @@ def test_the_demo_leaves_no_process_behind(story: Story) -> None:
 
 
 def test_a_partner_that_refuses_its_callbacks_fails_the_demo_and_is_named() -> None:
-    code, out, err = run("demo", "--once", "--partner-status", "503", "--patience", "5")
+    code, out, err = run("demo", "--once", "--partner-status", "503", "--patience", "20")
     assert code == 1
     assert "The partner received no callback of “User registered”" in err
-    # Once or, since the first retry comes after some 5 seconds, twice.
-    assert "The shop tried: the partner’s server answered with an error (503)" in err
+    # Twice, if the machine is quick: the first retry comes after some 5 seconds.
+    assert "The shop tried: the partner’s server returned an error (503)" in err
     # What each of the sites has printed is there to look at.
     assert '"POST /sign-up/ HTTP/1.1" 302' in err
     assert '"GET /callback/?visitor_id=1&click_id=' in err
     assert "the payment provider" in err
-    assert "The whole story happened" not in out
+    assert "All steps had the expected results" not in out
     assert not [port for port in ports(out) if answers(port)]
 
 

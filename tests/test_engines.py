@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -18,21 +17,32 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import pytest
-from django.utils import timezone
 
-from affiliations.callbacks.delivery import Courier
-from affiliations.models import Callback, Partner
+from affiliations.callbacks.worker import DeliveryWorker
+from affiliations.models import Callback, CallbackAttempt, Partner
+from tests.counting_partner import counting_partner
 from tests.factories import CallbackFactory, SubscriptionFactory
-from tests.hosts import DISPATCHERS, GUNICORN, Process, manage, running, serving, until
+from tests.hosts import (
+    DISPATCHERS,
+    FOR_EVER,
+    GUNICORN,
+    PATIENT,
+    Process,
+    end_leases,
+    manage,
+    running,
+    serving,
+    until,
+)
 from tests.raw_partner import OK, RawPartner
 from tests.relay import Relay
 from tests.settings import NAME
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-#: Seconds that a visitor may need to convert on a busy machine; each engine's failure takes longer.
-AT_ONCE = 3.0
-LEASE = 3
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.server,
+    pytest.mark.slow,
+]
 
 BROKERS = {
     "rabbitmq": os.environ.get("RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//"),
@@ -44,9 +54,8 @@ class Celery:
     """A site with Celery, whose queue is no other run's."""
 
     def __init__(self, broker: str) -> None:
-        self.settings = {
+        self.settings: dict[str, Any] = PATIENT | {
             "AFFILIATE_CALLBACK_DISPATCHER": DISPATCHERS + "celery",
-            "AFFILIATE_CALLBACK_LEASE": LEASE,
             "CELERY_BROKER_URL": BROKERS.get(broker, broker),
             "CELERY_TASK_DEFAULT_QUEUE": NAME,
             "CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP": True,
@@ -76,9 +85,8 @@ class Celery:
 class Tasks:
     """A site with Django's tasks, kept in its database."""
 
-    settings = {
+    settings = PATIENT | {
         "AFFILIATE_CALLBACK_DISPATCHER": DISPATCHERS + "tasks",
-        "AFFILIATE_CALLBACK_LEASE": LEASE,
         "TASKS": {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}},
     }
 
@@ -109,11 +117,11 @@ def engine(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[C
 @pytest.fixture
 def server(partner: Partner, settings: Any) -> Iterator[RawPartner]:
     """Serve the partner, who answers once the test lets them."""
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
     answering = threading.Event()
 
     def answer(connection: socket.socket) -> None:
-        answering.wait(20)
+        answering.wait(FOR_EVER)
         connection.sendall(OK)
 
     with RawPartner(answer) as server:
@@ -129,14 +137,15 @@ class TestAnEngine:
         self, engine: Celery | Tasks, partner: Partner, server: RawPartner
     ) -> None:
         with engine.working(), serving(*GUNICORN, "--threads=2", **engine.settings) as (_, browser):
-            assert browser.convert(partner) < AT_ONCE
-            began = time.monotonic()
-            assert browser.send("GET", "/page/") == 200
-            assert time.monotonic() - began < AT_ONCE
+            browser.convert(partner)
             until(lambda: server.requests)
+            # The partner hangs from here on.
+            browser.convert(partner)
+            assert browser.send("GET", "/page/") == 200
+            assert not CallbackAttempt.objects.exists()
             server.may_answer.set()
-            until(is_delivered)
-        assert len(server.requests) == 1
+            until(lambda: are_delivered(2))
+        assert len(server.requests) == 2
 
     def test_hears_of_what_a_command_converts_that_ends_at_once(
         self, engine: Celery | Tasks, partner: Partner, server: RawPartner
@@ -155,7 +164,7 @@ class TestAnEngine:
             until(lambda: server.requests)
             worker.kill()
         server.may_answer.set()
-        until(lambda: Callback.objects.due(timezone.now()).exists())
+        end_leases()
         sweep()
         assert is_delivered()
         first, second = (
@@ -173,12 +182,35 @@ class TestAnEngine:
             working = engine.working(*beat, CELERY_BEAT_SCHEDULE=plan)
         else:
             run(
-                "from affiliations.callbacks import background as b; b.sweep.enqueue()",
+                "from affiliations import background as b; b.sweep.enqueue()",
                 engine.settings,
             )
             working = engine.working()
         with working:
             until(is_delivered)
+
+
+@pytest.mark.needs("redis")
+def test_the_time_limits_of_a_host_do_not_end_a_sweep_in_the_middle(
+    partner: Partner, settings: Any
+) -> None:
+    """They are made for tasks of a second or two: a partner would be told twice."""
+    celery = Celery("redis")
+    celery.settings |= {"CELERY_TASK_TIME_LIMIT": 3, "CELERY_TASK_SOFT_TIME_LIMIT": 2}
+    with counting_partner(pause=1) as counting:
+        for number in range(40):
+            CallbackFactory(url=f"{counting.url}/{number}", partner=partner)
+        try:
+            with celery.working() as worker:
+                script = "from affiliations import tasks; tasks.sweep.delay()"
+                run(script, celery.settings)
+                until(lambda: are_delivered(40))
+                assert "Time" not in worker.said()
+        finally:
+            celery.forget()
+        assert set(counting.told().values()) == {1}
+        assert len(counting.told()) == 40
+    assert set(Callback.objects.values_list("attempt_count", flat=True)) == {1}
 
 
 @contextmanager
@@ -213,16 +245,15 @@ def test_a_visitor_does_not_wait_for_a_broker_and_the_sweep_tells_the_partner(
     partner: Partner,
     server: RawPartner,
 ) -> None:
-    """Left to itself Celery takes 4 to 6 seconds, and for ever where a Redis hangs."""
+    """Left to itself Celery takes 4 to 6 seconds, and for ever where a Redis hangs: so here."""
     server.may_answer.set()
     with outage() as port:
         settings = Celery(url.format(port)).settings
+        settings |= {"CELERY_BROKER_CONNECTION_TIMEOUT": FOR_EVER}
         with serving(*GUNICORN, "--threads=2", **settings) as (gunicorn, browser):
-            assert browser.convert(partner) < AT_ONCE
-            assert browser.convert(partner) < AT_ONCE
-            began = time.monotonic()
+            browser.convert(partner)
+            browser.convert(partner)
             assert gunicorn.stop() == 0
-            assert time.monotonic() - began < 10
         convert_and_end(partner, settings)
     assert server.connections == 0
     sweep()
@@ -255,14 +286,14 @@ def test_a_broker_that_goes_while_a_site_is_connected_to_it_loses_nobody_their_c
                 relay.cut()
                 browser.connection.close()
                 # RabbitMQ's client only hears of it with the second message.
-                assert browser.convert(partner) < AT_ONCE
-                assert browser.convert(partner) < AT_ONCE
-                until(lambda: "The task engine was not told." in gunicorn.said())
+                browser.convert(partner)
+                browser.convert(partner)
+                until(lambda: "The task engine failed." in gunicorn.said())
                 relay.open()
 
                 def hears() -> bool:
                     browser.connection.close()  # gunicorn keeps it for 2 seconds
-                    assert browser.convert(partner) < AT_ONCE
+                    browser.convert(partner)
                     newest = Callback.objects.latest("pk")
                     with suppress(AssertionError):
                         until(lambda: is_told(newest), seconds=2)
@@ -285,8 +316,8 @@ def test_a_visitor_does_not_wait_for_a_backend_of_tasks_and_the_sweep_tells_the_
     server.may_answer.set()
     tasks = {"default": {"BACKEND": f"tests.task_backends.{backend}"}}
     with serving(*GUNICORN, **Tasks.settings | {"TASKS": tasks}) as (_, browser):
-        assert browser.convert(partner) < AT_ONCE
-        assert browser.convert(partner) < AT_ONCE
+        browser.convert(partner)
+        browser.convert(partner)
     assert server.connections == 0
     sweep()
     assert len(server.requests) == 2
@@ -305,11 +336,15 @@ def convert_and_end(partner: Partner, settings: dict[str, Any]) -> None:
 
 def run(script: str, settings: dict[str, Any]) -> None:
     with manage("shell", "-c", script, **settings) as shell:
-        assert shell.popen.wait(20) == 0
+        assert shell.wait() == 0
 
 
 def is_delivered() -> bool:
     return Callback.objects.get().status == Callback.Status.DELIVERED
+
+
+def are_delivered(count: int) -> bool:
+    return Callback.objects.filter(status=Callback.Status.DELIVERED).count() == count
 
 
 def is_told(callback: Callback) -> bool:
@@ -319,4 +354,4 @@ def is_told(callback: Callback) -> bool:
 
 def sweep() -> None:
     """Do what `manage.py deliver_callbacks` does in cron."""
-    Courier().run()
+    DeliveryWorker().run()

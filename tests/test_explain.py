@@ -7,7 +7,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,20 +18,22 @@ from django.utils import translation
 from django.utils.formats import localize
 from django.utils.timezone import localtime, now
 
-from affiliations import conversions, corrections, decisions, settlements, stories
-from affiliations.callbacks import wording
+from affiliations import timeline
+from affiliations.callbacks import outbox
+from affiliations.conversions import adjustments, attempts, by_reference, decisions, settlements
 from affiliations.exceptions import Reason
 from affiliations.models import (
+    Adjustment,
     Callback,
     CallbackAttempt,
     Conversion,
-    Correction,
+    FailedTrigger,
     Settlement,
-    UncountedTrigger,
+    UncreditedTrigger,
     Visitor,
 )
-from affiliations.models.uncounted import UncountedTriggerQuerySet
-from affiliations.signals import trigger_not_counted
+from affiliations.models.clicks import UncreditedTriggerQuerySet
+from affiliations.signals import trigger_not_credited
 from affiliations.triggers import complete_trigger
 from tests.arrivals import referred, request_of
 from tests.factories import (
@@ -43,7 +44,7 @@ from tests.factories import (
     UserFactory,
     VisitorFactory,
 )
-from tests.test_uncounted import REASONS
+from tests.test_filtered_clicks import REASONS
 
 pytestmark = pytest.mark.django_db
 
@@ -58,8 +59,8 @@ def after(**delta: int) -> datetime:
 
 def story(visitor: Visitor) -> list[str]:
     """Return the texts of a visitor's story."""
-    [told] = stories.tell([visitor.pk])
-    return [line.text for line in told.lines]
+    [told] = timeline.build([visitor.pk])
+    return [line.text for line in told.entries]
 
 
 def told(visitor: Visitor, beginning: str) -> str:
@@ -79,26 +80,27 @@ class TestTheArrival:
             sub2="newsletter",
             user=(user := UserFactory()),
         )
-        [told] = stories.tell([visitor.pk])
-        line = told.lines[0]
+        [told] = timeline.build([visitor.pk])
+        line = told.entries[0]
         assert (line.on, line.about) == (MORNING, visitor)
         assert line.text == (
-            f"Visitor {visitor.pk} came through a link of Steep Notes to "
-            "https://shop.example/teas/. The link stood on https://notes.example/green/. "
-            f"It had the labels: click id 42, sub2 newsletter. The visitor is the user {user}."
+            f"Visitor {visitor.pk} clicked a link of Steep Notes to "
+            "https://shop.example/teas/. The referring page is https://notes.example/green/. "
+            f"The click has: click id 42, sub2 newsletter. The visitor is the user {user.email}."
         )
 
     def test_says_what_is_not_known(self) -> None:
         visitor = VisitorFactory(entry_point="", partner__name="Steep Notes")
         assert story(visitor)[0] == (
-            f"Visitor {visitor.pk} was sent by Steep Notes. It had no labels."
+            f"Visitor {visitor.pk} was registered for Steep Notes. The click has no click id and "
+            f"no sub ids."
         )
         visitor.entry_point = "https://shop.example/"
         visitor.save()
-        assert "On which page the link stood is not known." in story(visitor)[0]
+        assert "The referring page is unknown." in story(visitor)[0]
 
     def test_marks_a_test(self) -> None:
-        assert "This is a test of the deal" in story(VisitorFactory(is_test=True))[0]
+        assert "Test: excluded from reports." in story(VisitorFactory(is_test=True))[0]
 
     def test_tells_whose_place_was_taken_on_both_sides(self) -> None:
         first = VisitorFactory(partner__name="Steep Notes", referred_on=MORNING)
@@ -106,12 +108,12 @@ class TestTheArrival:
             partner__name="Leaf Post", referred_on=after(hours=1), previous=first
         )
         assert story(second)[1] == (
-            f"It took the place of visitor {first.pk}, sent by Steep Notes, who was still open."
+            f"This click replaced the earlier click of visitor {first.pk} from Steep Notes."
         )
-        [told] = stories.tell([first.pk])
-        assert (told.lines[1].on, told.lines[1].about) == (after(hours=1), second)
-        assert told.lines[1].text == (
-            f"Visitor {second.pk}, sent by Leaf Post, took the place of this one."
+        [told] = timeline.build([first.pk])
+        assert (told.entries[1].on, told.entries[1].about) == (after(hours=1), second)
+        assert told.entries[1].text == (
+            f"This click was replaced by the click of visitor {second.pk} from Leaf Post."
         )
 
 
@@ -121,15 +123,20 @@ class TestHowItStands:
         visitor = VisitorFactory()
         end = localize(localtime(visitor.referred_on + timedelta(days=30)))
         assert story(visitor)[-1] == (
-            f"No trigger has been heard of for this visitor. The referral is open (until {end})."
+            f"No trigger has fired for this visitor yet. Conversions can be credited to this click "
+            f"(until {end})."
         )
 
     def test_may_be_open_for_ever(self, settings: Any) -> None:
         settings.AFFILIATE_ATTRIBUTION_WINDOW = None
-        assert story(VisitorFactory())[-1].endswith("The referral is open, for ever.")
+        assert story(VisitorFactory())[-1].endswith(
+            "Conversions can be credited to this click without a time limit."
+        )
 
     def test_may_stand_behind_another_where_the_first_click_wins(self, settings: Any) -> None:
-        said = "The first click wins: another that was open in the browser stays before this one."
+        said = (
+            "First click model: an earlier click in the same browser is credited before this click."
+        )
         assert said not in story(VisitorFactory())[-1]
         settings.AFFILIATE_ATTRIBUTION_MODEL = "first_click"
         assert said in story(VisitorFactory())[-1]
@@ -140,23 +147,24 @@ class TestHowItStands:
         visitor = VisitorFactory(
             partner__window=timedelta(days=1), referred_on=now() - timedelta(days=2)
         )
-        assert "not open: past the attribution window (since " in story(visitor)[-1]
+        assert "to this click: the attribution window has ended (since " in story(visitor)[-1]
 
     def test_is_not_open_without_a_deal(self) -> None:
         visitor = VisitorFactory(partner__active=False)
-        assert story(visitor)[-1].endswith("not open: no deal with the partner, who is inactive.")
+        assert story(visitor)[-1].endswith("to this click: the partner is inactive.")
 
     def test_is_closed_since_a_conversion(self) -> None:
         visitor = referred("Order placed")
         conversion = complete_trigger(None, "Order placed", visitor=visitor, reference="17")
         assert conversion is not None
-        [told] = stories.tell([visitor.pk])
-        *_, closed, present = told.lines
+        [told] = timeline.build([visitor.pk])
+        *_, closed, present = told.entries
         assert closed.on == conversion.created_on
-        assert closed.text == "The referral was closed: nothing more is counted for this visitor."
+        assert closed.text == ("Tracking ended: no more conversions can be credited to this click.")
         assert present.on is None
         assert present.text == (
-            "The referral is not open: the referral was closed by an earlier conversion."
+            "No more conversions can be credited to this click: tracking ended with an earlier "
+            "conversion."
         )
 
 
@@ -164,28 +172,30 @@ class TestWhatWasNotCounted:
     def test_is_told_with_the_reason_how_often_and_the_last_reference(self) -> None:
         visitor = VisitorFactory()
         for hour, reference in ((1, "a-17"), (3, "a-18")):
-            UncountedTrigger.objects.add(
+            UncreditedTrigger.objects.add(
                 visitor, "Order placed", Reason.NOT_SUBSCRIBED, reference, after(hours=hour)
             )
-        [told] = stories.tell([visitor.pk])
-        [line] = [line for line in told.lines if isinstance(line.about, UncountedTrigger)]
+        [told] = timeline.build([visitor.pk])
+        [line] = [line for line in told.entries if isinstance(line.about, UncreditedTrigger)]
         assert line.on == after(hours=3)
         assert line.text == (
-            "“Order placed” fired and was not counted: no active subscription of the partner to "
-            "the trigger. 2 times (since Nov. 20, 2026, 10:12 a.m.). The reference is a-18."
+            "“Order placed” fired but was not credited: the partner has no active subscription "
+            "to this trigger. 2 times (since Nov. 20, 2026, 10:12 a.m.). The reference is a-18."
         )
 
     def test_is_told_in_a_short_sentence_where_there_is_little_to_say(self) -> None:
         visitor = VisitorFactory()
-        UncountedTrigger.objects.add(visitor, "Order placed", Reason.NO_REFERENCE, "", MORNING)
-        assert told(visitor, "“Order").endswith("no reference, where every reference counts.")
+        UncreditedTrigger.objects.add(visitor, "Order placed", Reason.NO_REFERENCE, "", MORNING)
+        assert told(visitor, "“Order").endswith(
+            "the reference is missing, and the subscription counts every order."
+        )
 
     def test_keeps_a_code_of_another_version_as_it_is(self) -> None:
         visitor = VisitorFactory()
-        UncountedTrigger.objects.create(
+        UncreditedTrigger.objects.create(
             visitor=visitor, trigger="Order placed", reason="retired", first_on=now(), last_on=now()
         )
-        assert told(visitor, "“Order").endswith("not counted: retired.")
+        assert told(visitor, "“Order").endswith("not credited: retired.")
 
     @pytest.mark.django_db(transaction=True)
     def test_is_counted_each_time_by_many_at_once(self) -> None:
@@ -196,7 +206,7 @@ class TestWhatWasNotCounted:
             try:
                 connection.ensure_connection()
                 started.wait()
-                UncountedTrigger.objects.add(
+                UncreditedTrigger.objects.add(
                     visitor, "Order placed", Reason.NO_REFERENCE, f"{number}", now()
                 )
             finally:
@@ -204,7 +214,7 @@ class TestWhatWasNotCounted:
 
         with ThreadPoolExecutor(MANY) as pool:
             list(pool.map(add, range(MANY)))
-        row = UncountedTrigger.objects.get()
+        row = UncreditedTrigger.objects.get()
         assert row.count == MANY
         assert str(row) == "Order placed: no_reference"
 
@@ -221,7 +231,7 @@ class TestWhatWasNotCounted:
         def fail(*args: object) -> None:
             raise DatabaseError("no room")
 
-        monkeypatch.setattr(UncountedTriggerQuerySet, "add", fail)
+        monkeypatch.setattr(UncreditedTriggerQuerySet, "add", fail)
         visitor = VisitorFactory()
         with transaction.atomic():
             assert complete_trigger(None, "Order placed", visitor=visitor, reference="17") is None
@@ -244,27 +254,27 @@ class TestAConversion:
             is_test=True,
         )
         assert told(conversion.visitor, "“Order placed”") == (
-            f"“Order placed” was counted, as conversion {conversion.pk}. The reference is a-17. "
-            f"The buyer is the user {buyer}. The amount is 49.90 EUR. "
-            "It earns 3.74 EUR, 7.5 % of the amount. This is a test of the deal, and in no number."
+            f"“Order placed” was recorded as conversion {conversion.pk}. The reference is a-17. "
+            f"The buyer is the user {buyer.email}. The amount is 49.90\xa0EUR. "
+            "The payout is 3.74\xa0EUR, 7.5 % of the amount. Test: excluded from reports."
         )
 
     def test_says_that_it_counts_once_a_visitor(self) -> None:
         """Which is why another order of theirs is not counted, and by its reference not found."""
         conversion = ConversionFactory(reference="a-17")
         assert told(conversion.visitor, "“Order placed”") == (
-            f"“Order placed” was counted, as conversion {conversion.pk}. The reference is a-17. "
-            "It counts once a visitor, and so not again for this one. "
-            "It earns nothing that is reckoned here."
+            f"“Order placed” was recorded as conversion {conversion.pk}. The reference is a-17. "
+            "It counts once per visitor, so it cannot be credited to this visitor again. "
+            "No commission."
         )
 
     @pytest.mark.parametrize(
         ("payout", "said"),
         [
-            ({}, "It earns nothing that is reckoned here."),
+            ({}, "No commission."),
             (
                 {"payout_type": "percent", "payout_value": 5},
-                "What it earns could not be reckoned.",
+                "The payout could not be calculated.",
             ),
             (
                 {
@@ -273,7 +283,7 @@ class TestAConversion:
                     "payout": 500,
                     "payout_currency": "JPY",
                 },
-                "It earns 500 JPY, a fixed amount.",
+                "The payout is 500\xa0JPY, a fixed amount.",
             ),
         ],
     )
@@ -283,9 +293,9 @@ class TestAConversion:
 
     @pytest.mark.parametrize(
         ("amount", "currency", "said"),
-        [("49.905", "EUR", "49.905 EUR."), ("1200", "JPY", "1200 JPY."), ("12", "", "12.00.")],
+        [("49.905", "EUR", "49.91\xa0EUR."), ("1200", "JPY", "1200\xa0JPY."), ("12", "", "12.00.")],
     )
-    def test_writes_money_with_the_decimals_of_its_currency_or_more(
+    def test_writes_money_with_the_decimals_of_its_currency(
         self, amount: str, currency: str, said: str
     ) -> None:
         conversion = ConversionFactory(amount=Decimal(amount), currency=currency)
@@ -294,20 +304,27 @@ class TestAConversion:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"status": "pending"}, "waits for somebody to decide."),
+            ({"status": "pending"}, "is pending: approve or reject it."),
             (
-                {"status": "pending", "reason": "It could not be screened."},
-                "waits for somebody to decide. The reason: It could not be screened.",
+                {"status": "pending", "reason": "The automatic check failed."},
+                "is pending: approve or reject it. Reason: The automatic check failed.",
             ),
-            ({"status": "approved", "doubt": "screened"}, "was approved by a rule or a signal."),
+            (
+                {
+                    "status": "approved",
+                    "review_reason": "screened",
+                    "review_text": "The buyer is the partner.",
+                },
+                "was approved automatically. It needed review. Reason: The buyer is the partner.",
+            ),
             (
                 {"status": "pending", "approve_on": after(days=14)},
-                "waits, to be approved on Dec. 4, 2026, 9:12 a.m. unless it is rejected.",
+                "is pending and will be approved on Dec. 4, 2026, 9:12 a.m. unless it is rejected.",
             ),
-            ({"status": "approved"}, "was approved by a rule or a signal."),
+            ({"status": "approved"}, "was approved automatically."),
             (
                 {"status": "rejected", "reason": "Order refunded"},
-                "was rejected by a rule or a signal. The reason: Order refunded",
+                "was rejected automatically. Reason: Order refunded",
             ),
         ],
     )
@@ -317,18 +334,18 @@ class TestAConversion:
         assert text == f"Conversion {conversion.pk} {said}"
 
     def test_tells_what_only_a_person_can_approve(self) -> None:
-        conversion = ConversionFactory(status="pending", doubt="no_amount")
+        conversion = ConversionFactory(status="pending", review_reason="no_amount")
         text = told(conversion.visitor, f"Conversion {conversion.pk} ")
-        assert "Only a person can approve it: no amount that could be paid on." in text
+        assert "Only staff can approve it: the amount is missing, zero or invalid." in text
 
     def test_tells_who_decided_and_why(self) -> None:
         staff = UserFactory()
         conversion = ConversionFactory(status="pending", created_on=MORNING)
         ways = {
-            Conversion.Status.APPROVED: "was approved by {}. The reason: looks well",
-            Conversion.Status.REJECTED: "was rejected by {}. The reason: looks well",
-            Conversion.Status.PENDING: "was brought back by {} and waits again. "
-            "The reason: looks well",
+            Conversion.Status.APPROVED: "was approved by {}. Reason: looks well",
+            Conversion.Status.REJECTED: "was rejected by {}. Reason: looks well",
+            Conversion.Status.PENDING: "was reopened by {} and is pending again. "
+            "Reason: looks well",
         }
         for status, said in ways.items():
             assert decisions.decide(conversion, status, reason="looks well", by=staff)
@@ -343,26 +360,26 @@ class TestWhatIsPaid:
             status="approved", decided_on=MORNING, payout=Decimal(5), payout_currency="EUR"
         )
         visitor, name = conversion.visitor, f"The payout of conversion {conversion.pk} "
-        corrections.correct(conversion, payout=Decimal(-2), reason="Half refunded", by=staff)
+        adjustments.adjust(conversion, payout=Decimal(-2), reason="Half refunded", by=staff)
         assert told(visitor, name) == (
-            f"{name}was corrected by -2.00 EUR, by {staff}. The reason: Half refunded "
-            "No settlement has it yet."
+            f"{name}was adjusted by -2.00\xa0EUR ({staff}). Reason: Half refunded "
+            "It is not in a statement yet."
         )
         october = settlements.settle(conversion.partner, "EUR", now(), reference="October")
         assert october is not None
-        assert told(visitor, name).endswith("It was settled: “October”.")
-        assert told(visitor, f"Conversion {conversion.pk} was settled") == (
-            f"Conversion {conversion.pk} was settled: “October”."
+        assert told(visitor, name).endswith("It is in statement “October”.")
+        assert told(visitor, f"Conversion {conversion.pk} was added") == (
+            f"Conversion {conversion.pk} was added to payout statement “October”."
         )
         conversion.refresh_from_db()
         decisions.decide(conversion, "rejected")
-        [line] = [text for text in story(visitor) if text.startswith(f"{name}was corrected by -3")]
+        [line] = [text for text in story(visitor) if text.startswith(f"{name}was adjusted by -3")]
         assert line == (
-            f"{name}was corrected by -3.00 EUR. The reason: Rejected after it was settled. "
-            "No settlement has it yet."
+            f"{name}was adjusted by -3.00\xa0EUR. Reason: Rejected after it was in a statement. "
+            "It is not in a statement yet."
         )
-        [whole] = stories.tell([visitor.pk])
-        assert october in [line.about for line in whole.lines]
+        [whole] = timeline.build([visitor.pk])
+        assert october in [line.about for line in whole.entries]
 
 
 class TestACallback:
@@ -371,54 +388,58 @@ class TestACallback:
         [
             (
                 {"status": "queued", "next_attempt_on": after(hours=2)},
-                "It waits (next attempt: Nov. 20, 2026, 11:12 a.m.).",
+                "Queued (next attempt: Nov. 20, 2026, 11:12 a.m.).",
             ),
             (
-                {"status": "held", "conversion__subscription__callbacks_suspended_on": MORNING},
-                "It is held, for callbacks are suspended (since Nov. 20, 2026, 9:12 a.m.).",
+                {"conversion__subscription__callbacks_suspended_on": MORNING},
+                "Paused, because callbacks are suspended (since Nov. 20, 2026, 9:12 a.m.).",
+            ),
+            (
+                {"conversion__subscription__callbacks_paused_until": MORNING},
+                "Paused, because the partner’s server is busy (until Nov. 20, 2026, 9:12 a.m.).",
             ),
             (
                 {"status": "delivered", "delivered_on": MORNING},
-                "The partner has taken it (Nov. 20, 2026, 9:12 a.m.).",
+                "Accepted by the partner (Nov. 20, 2026, 9:12 a.m.).",
             ),
-            ({"status": "exhausted"}, "It has failed for good."),
+            ({"status": "exhausted"}, "Gave up: no more retries."),
             (
-                {"status": "cancelled", "reason": wording.NO_CLICK_ID},
-                "It is cancelled. The reason: The visitor came without a click id.",
+                {"status": "cancelled", "reason": outbox.NO_CLICK_ID},
+                "Cancelled. Reason: The visitor came without a click id.",
             ),
-            ({"status": "cancelled"}, "It is cancelled. The reason: -"),
+            ({"status": "cancelled"}, "Cancelled. Reason: -"),
         ],
     )
     def test_tells_how_it_stands(self, changes: dict[str, Any], said: str) -> None:
         callback = CallbackFactory(url="https://partner.example/cb", **changes)
-        assert told(callback.conversion.visitor, f"Callback {callback.pk} ") == (
-            f"Callback {callback.pk} tells of the conversion: https://partner.example/cb {said}"
+        assert told(callback.conversion.visitor, f"Callback {callback.pk}, ") == (
+            f"Callback {callback.pk}, event “conversion”: https://partner.example/cb {said}"
         )
 
     def test_says_that_its_url_is_blanked(self) -> None:
         callback = CallbackFactory(url="", event="rejection", status="exhausted")
-        assert told(callback.conversion.visitor, f"Callback {callback.pk} ").startswith(
-            f"Callback {callback.pk} tells of the rejection. Its URL is blanked."
+        assert told(callback.conversion.visitor, f"Callback {callback.pk}, ").startswith(
+            f"Callback {callback.pk}, event “rejection”. Its URL was erased."
         )
 
     @pytest.mark.parametrize(
         ("result", "said"),
         [
-            ({"status_code": 204}, "was taken after 84 ms. HTTP 204."),
+            ({"status_code": 204}, "was accepted after 84 ms. HTTP 204."),
             (
                 {
                     "status_code": 500,
                     "error": "http_status",
                     "response_excerpt": "<h1>Oops</h1>\n" + "x" * 500,
                 },
-                "failed after 84 ms: the partner’s server answered with an error. HTTP 500. "
-                "The answer: <h1>Oops</h1> " + "x" * 185 + "…",
+                "failed after 84 ms: the partner’s server returned an error. HTTP 500. "
+                "Response: <h1>Oops</h1> " + "x" * 185 + "…",
             ),
             (
                 {"error": "dns", "message": "Name or service not known", "manual": True},
                 (
-                    "failed after 84 ms: the name of the host was not found. "
-                    "It was asked for by hand. Name or service not known"
+                    "failed after 84 ms: the host name was not found. Sent manually. Name or "
+                    "service not known"
                 ),
             ),
         ],
@@ -436,10 +457,12 @@ def long_story(conversion_count: int) -> Visitor:
     """Make a story with so many of everything."""
     visitor = VisitorFactory(user=UserFactory(), previous=VisitorFactory())
     subscription = SubscriptionFactory(partner=visitor.partner)
-    settlement = Settlement.objects.create(partner=visitor.partner, currency="EUR", before=now())
+    settlement = Settlement.objects.create(
+        partner=visitor.partner, currency="EUR", before=now(), year=2026, year_number=visitor.pk
+    )
     for number in range(conversion_count):
         VisitorFactory(previous=visitor)
-        UncountedTrigger.objects.add(visitor, f"{number}", Reason.NO_REFERENCE, "", now())
+        UncreditedTrigger.objects.add(visitor, f"{number}", Reason.NO_REFERENCE, "", now())
         conversion = ConversionFactory(
             visitor=visitor,
             subscription=subscription,
@@ -448,7 +471,7 @@ def long_story(conversion_count: int) -> Visitor:
             decided_by=UserFactory(),
             settlement=settlement,
         )
-        Correction.objects.create(
+        Adjustment.objects.create(
             conversion=conversion,
             partner=visitor.partner,
             kind="adjusted",
@@ -482,24 +505,24 @@ class TestTheWhole:
         CallbackAttempt.objects.create(
             callback=callback, number=1, started_on=after(hours=3), duration_ms=1
         )
-        UncountedTrigger.objects.add(visitor, "Later", Reason.NO_REFERENCE, "", after(hours=5))
-        UncountedTrigger.objects.add(visitor, "Early", Reason.NO_REFERENCE, "", after(hours=1))
-        [told] = stories.tell([visitor.pk])
-        beginnings = [re.split(r" \d| fired| was", line.text)[0] for line in told.lines]
+        UncreditedTrigger.objects.add(visitor, "Later", Reason.NO_REFERENCE, "", after(hours=5))
+        UncreditedTrigger.objects.add(visitor, "Early", Reason.NO_REFERENCE, "", after(hours=1))
+        [told] = timeline.build([visitor.pk])
+        beginnings = [re.split(r" \d| fired| was", line.text)[0] for line in told.entries]
         assert beginnings[:-1] == [
             "Visitor", "“Early”", "“Order placed”", "Callback", "Attempt", "“Later”", "Conversion"
         ]  # fmt: skip
-        assert [line.on for line in told.lines[:-1]] == sorted(
-            line.on for line in told.lines[:-1] if line.on
+        assert [line.on for line in told.entries[:-1]] == sorted(
+            line.on for line in told.entries[:-1] if line.on
         )
 
     def test_costs_the_same_however_long_it_is(self) -> None:
         counts = []
         for visitors in ([long_story(1)], [long_story(3), *(long_story(4) for _ in range(3))]):
             with CaptureQueriesContext(connection) as queries:
-                told = stories.tell([visitor.pk for visitor in visitors])
+                told = timeline.build([visitor.pk for visitor in visitors])
             counts.append(len(queries))
-            assert [len(story.lines) for story in told] == [
+            assert [len(story.entries) for story in told] == [
                 2 + 12 * visitor.conversions.count() + 1 for visitor in reversed(visitors)
             ]
         assert counts == [7, 7]
@@ -521,11 +544,11 @@ class TestTheWhole:
 class TestWhoIsFound:
     def test_by_id(self) -> None:
         visitor, _ = VisitorFactory(), VisitorFactory()
-        assert stories.find(visitor=visitor.pk) == [visitor.pk]
+        assert timeline.find(visitor=visitor.pk) == [visitor.pk]
 
     def test_by_click_id(self) -> None:
         first, _, second = (VisitorFactory(click_id=click) for click in ("42", "43", "42"))
-        assert stories.find(click_id="42") == [second.pk, first.pk]
+        assert timeline.find(click_id="42") == [second.pk, first.pk]
 
     def test_by_click_id_by_an_index(self) -> None:
         """Partners ask by it, of all the visitors that there ever were."""
@@ -533,7 +556,7 @@ class TestWhoIsFound:
         many = [VisitorFactory.build(partner=partner, click_id=f"click-{n}") for n in range(500)]
         Visitor.objects.bulk_create(many)
         with CaptureQueriesContext(connection) as queries:
-            assert len(stories.find(click_id="click-17")) == 1
+            assert len(timeline.find(click_id="click-17")) == 1
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 cursor.execute("ANALYZE affiliations_visitor")
@@ -546,22 +569,22 @@ class TestWhoIsFound:
         own = VisitorFactory(user=user)
         bought = ConversionFactory(user=user, visitor__user=UserFactory())
         ConversionFactory(user=UserFactory())
-        assert stories.find(user=user) == [bought.visitor.pk, own.pk]
+        assert timeline.find(user=user) == [bought.visitor.pk, own.pk]
 
     def test_by_the_reference_of_what_was_counted_and_of_what_was_not(self) -> None:
         counted = ConversionFactory(reference="a-17").visitor
         ConversionFactory(reference="a-18")
         visitor = VisitorFactory()
-        UncountedTrigger.objects.add(visitor, "Order placed", Reason.NO_REFERENCE, "a-17", now())
-        assert stories.find(reference="a-17") == [visitor.pk, counted.pk]
+        UncreditedTrigger.objects.add(visitor, "Order placed", Reason.NO_REFERENCE, "a-17", now())
+        assert timeline.find(reference="a-17") == [visitor.pk, counted.pk]
 
     def test_by_a_reference_that_was_cut(self) -> None:
         counted = ConversionFactory(reference="r" * 255).visitor
-        assert stories.find(reference="r" * 300) == [counted.pk]
+        assert timeline.find(reference="r" * 300) == [counted.pk]
 
     def test_nobody_by_nothing(self) -> None:
         ConversionFactory(reference="")
-        assert stories.find() == stories.find(reference="", click_id="") == []
+        assert timeline.find() == timeline.find(reference="", click_id="") == []
 
     def test_each_once_and_one_more_than_asked_for_where_there_are_more(self) -> None:
         user = UserFactory()
@@ -572,8 +595,8 @@ class TestWhoIsFound:
                 visitor=visitors[-1], subscription=subscription, user=user, dedupe_key=f"{number}"
             )
         ids = [visitor.pk for visitor in reversed(visitors)]
-        assert stories.find(user=user, limit=4) == ids
-        assert stories.find(user=user, limit=2) == ids[:3]
+        assert timeline.find(user=user, limit=4) == ids
+        assert timeline.find(user=user, limit=2) == ids[:3]
 
 
 class TestTheCommand:
@@ -584,13 +607,14 @@ class TestTheCommand:
         call_command("explain_affiliation", click_id="42")
         assert capsys.readouterr().out == (
             f"Visitor {visitor.pk}, Steep Notes\n"
-            f"  2026-11-20 09:12:44  Visitor {visitor.pk} came through a link of Steep Notes to "
-            "https://shop.example/. On which page the link stood is not known. "
-            "It had the labels: click id 42.\n"
-            "  2026-11-21 09:12:44  The referral was closed: nothing more is counted for this "
-            "visitor.\n"
-            "  now                  No trigger has been heard of for this visitor. The referral is "
-            "not open: the referral was closed by an earlier conversion.\n"
+            f"  2026-11-20 09:12:44  Visitor {visitor.pk} clicked a link of Steep Notes to "
+            "https://shop.example/. The referring page is unknown. "
+            "The click has: click id 42.\n"
+            "  2026-11-21 09:12:44  Tracking ended: no more conversions can be credited to "
+            "this click.\n"
+            "  now                  No trigger has fired for this visitor yet. No more "
+            "conversions can be credited to this click: tracking ended with an earlier "
+            "conversion.\n"
         )
 
     def test_finds_by_each_option(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -609,29 +633,29 @@ class TestTheCommand:
     def test_says_where_nobody_is_found(self, capsys: pytest.CaptureFixture[str]) -> None:
         call_command("explain_affiliation", click_id="42")
         said = capsys.readouterr().out
-        assert said.startswith("Nobody was referred, as far as is known. ")
-        assert "the last reference" not in said
+        assert said.startswith("No visitor was found. ")
+        assert "the latest reference" not in said
 
     def test_says_what_else_a_reference_that_nobody_has_may_mean(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         call_command("explain_affiliation", reference="a-17")
         said = capsys.readouterr().out.splitlines()
-        assert said[0].startswith("Nobody was referred, as far as is known. ")
-        assert said[1].startswith("Of what is not counted the last reference is kept, ")
+        assert said[0].startswith("No visitor was found. ")
+        assert said[1].startswith("Of an uncredited trigger only the latest reference is stored")
 
     def test_says_where_there_are_more(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         partner = PartnerFactory()
-        for _ in range(stories.LIMIT):
+        for _ in range(timeline.LIMIT):
             VisitorFactory(partner=partner, click_id="42")
         call_command("explain_affiliation", click_id="42")
-        assert "There are more" not in capsys.readouterr().out
+        assert "are shown" not in capsys.readouterr().out
         VisitorFactory(partner=partner, click_id="42")
         call_command("explain_affiliation", click_id="42")
         said = capsys.readouterr().out
-        assert said.endswith("There are more; these are the latest 20.\n")
+        assert said.endswith("Only the latest 20 visitors are shown.\n")
         assert len(re.findall(r"^Visitor", said, re.MULTILINE)) == 20
 
     def test_lets_no_label_of_a_link_steer_the_terminal(
@@ -648,14 +672,14 @@ class TestTheCommand:
 
     @pytest.mark.parametrize("named", ["nobody", "9" * 40])
     def test_says_where_there_is_no_such_user(self, named: str) -> None:
-        with pytest.raises(CommandError, match=f"There is no user '{named}'"):
+        with pytest.raises(CommandError, match=f"User '{named}' does not exist"):
             call_command("explain_affiliation", user=named)
 
     def test_does_not_choose_between_the_name_of_one_and_the_key_of_another(self) -> None:
         model = get_user_model()
         by_key = UserFactory()
         by_name = UserFactory(**{model.USERNAME_FIELD: str(by_key.pk)})
-        with pytest.raises(CommandError, match="name them by the other of the two") as failure:
+        with pytest.raises(CommandError, match="matches only one of them") as failure:
             call_command("explain_affiliation", user=str(by_key.pk))
         assert {str(by_key.pk), str(by_name.pk)} <= set(
             re.findall(r"\((.+?)\)", str(failure.value))
@@ -706,9 +730,20 @@ def by_staff() -> Conversion | None:
 
 
 def of_nothing() -> None:
-    conversions.attempt(
-        "Order placed", lambda: decisions.decide_by_reference("Order placed", "17", "approved")
+    attempts.attempt(
+        "Order placed",
+        lambda: by_reference.decide("Order placed", "17", "approved"),
+        lambda: FailedTrigger(trigger="Order placed"),
     )
+
+
+def of_what_staff_have_rejected() -> None:
+    conversion = complete_trigger(
+        None, "Order placed", visitor=referred("Order placed"), reference="17"
+    )
+    assert conversion is not None
+    decisions.decide(conversion, "rejected")
+    of_nothing()
 
 
 #: What does not let a trigger count, and what brings each about.
@@ -722,6 +757,7 @@ REFUSALS = {
     Reason.NO_VISITOR: by_nobody,
     Reason.NOT_THE_BUYER: by_staff,
     Reason.NO_CONVERSION: of_nothing,
+    Reason.DECIDED_BY_STAFF: of_what_staff_have_rejected,
 }
 #: Where there is no visitor to tell it of.
 NO_STORY = {Reason.NO_VISITOR, Reason.NOT_THE_BUYER, Reason.NO_CONVERSION}
@@ -737,17 +773,17 @@ def test_every_refusal_is_told_in_the_log_by_signal_and_in_the_story(
     def listen(sender: object, reason: Reason, **kwargs: object) -> None:
         heard.append(reason)
 
-    trigger_not_counted.connect(listen)
+    trigger_not_credited.connect(listen)
     caplog.set_level("DEBUG", "affiliations")
     try:
         assert REFUSALS[reason]() is None
     finally:
-        trigger_not_counted.disconnect(listen)
+        trigger_not_credited.disconnect(listen)
 
-    said = f"Trigger “Order placed” was not counted: {reason.value} ("
+    said = f"Trigger “Order placed” had no effect: {reason.value} ("
     assert [message for message in caplog.messages if message.startswith(said)]
     assert heard == [reason]
-    said = f"“Order placed” fired and was not counted: {reason.label}"
+    said = f"“Order placed” fired but was not credited: {reason.label}"
     texts = [text for visitor in Visitor.objects.all() for text in story(visitor)]
     assert sum(said in text for text in texts) == (0 if reason in NO_STORY else 1)
 
@@ -755,8 +791,12 @@ def test_every_refusal_is_told_in_the_log_by_signal_and_in_the_story(
 @pytest.mark.parametrize(
     ("reason", "stated", "said"),
     [
-        (Reason.SCREENED, {}, "waits for somebody to decide. The reason: The partner bought it"),
-        (Reason.NO_AMOUNT, {"amount": "-1"}, "waits for somebody to decide. The reason: "),
+        (
+            Reason.SCREENED,
+            {},
+            "is pending: approve or reject it. Reason: The buyer is the partner.",
+        ),
+        (Reason.NO_AMOUNT, {"amount": "-1"}, "is pending: approve or reject it. Reason: "),
     ],
 )
 def test_every_doubt_is_told_in_the_log_and_in_the_story(
@@ -769,16 +809,30 @@ def test_every_doubt_is_told_in_the_log_and_in_the_story(
 
     complete_trigger(None, "Order placed", visitor=visitor, user=buyer, reference="17", **stated)
 
-    assert f"Trigger “Order placed” is for somebody to look at: {reason.value}." in caplog.messages
+    assert (
+        f"The conversion of trigger “Order placed” needs review: {reason.value}." in caplog.messages
+    )
     assert said in told(visitor, f"Conversion {Conversion.objects.get().pk} ")
 
 
 def test_every_reason_is_of_a_click_a_refusal_or_a_doubt() -> None:
     doubts = {Reason.SCREENED, Reason.NO_AMOUNT}
-    assert {*REASONS, *REFUSALS, *doubts} == set(Reason)
+    tests = {Reason.TEST_EXPIRED, Reason.TEST_USED, Reason.OPEN_REFERRAL}
+    assert {*REASONS, *REFUSALS, *doubts, *tests, Reason.REMOVED} == set(Reason)
 
 
-def test_every_reason_has_words_of_its_own_and_a_row_in_the_docs() -> None:
+def test_a_reason_of_another_version_is_shown_as_its_code() -> None:
+    assert Reason.display("bot") == Reason.BOT.label
+    assert Reason.display("reason_of_2031") == "reason_of_2031"
+
+
+@pytest.mark.django_db
+def test_a_conversion_with_a_reason_of_another_version_has_a_story() -> None:
+    conversion = ConversionFactory(status="pending", review_reason="reason_of_2031")
+    assert "Only staff can approve it: reason_of_2031." in told(
+        conversion.visitor, f"Conversion {conversion.pk} "
+    )
+
+
+def test_every_reason_has_words_of_its_own() -> None:
     assert len({str(reason.label) for reason in Reason}) == len(Reason)
-    text = (Path(__file__).parent.parent / "docs" / "support.rst").read_text(encoding="utf-8")
-    assert re.findall(r"^    \* - ``(\w+)``$", text, re.MULTILINE) == Reason.values

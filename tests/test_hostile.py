@@ -16,19 +16,14 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import re_path
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from affiliations import links
+from affiliations import db, links
 from affiliations.models import Partner, Visitor
 from tests.browsers import HANDLERS, Answer, Browser, SocketBrowser, WSGIBrowser
 from tests.factories import PartnerFactory
 from tests.servers import serving
-
-# The whole suite runs some twenty times with other seeds each time.
-many_to_one_test = settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 def echo(request: HttpRequest) -> HttpResponse:
@@ -90,7 +85,6 @@ junk = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=4)), ma
 
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(before=junk, after=junk)
 @example(before=b"a=\r\nLocation: http://evil.example/\r\n", after=b"\0")
 @example(before=b"click_id=%00&sub1=%ff&sub2=\xff", after=b"click_id=" + b"%F0%9F%98%80" * 256)
@@ -116,7 +110,6 @@ def test_whatever_stands_in_the_query_a_landing_registers_and_keeps_it(
 
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(query=junk)
 def test_whatever_stands_in_the_query_no_request_is_a_failure_or_goes_in_circles(
     browser, query: bytes
@@ -135,7 +128,6 @@ def test_whatever_stands_in_the_query_no_request_is_a_failure_or_goes_in_circles
 
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(path=st.one_of(junk, junk.map(quote_from_bytes).map(str.encode)), has_slash=st.booleans())
 @example(path=b"/evil.example/", has_slash=True)
 @example(path=b"%2Fevil.example/", has_slash=True)
@@ -163,10 +155,9 @@ def test_whatever_the_path_the_redirect_leads_to_the_same_page_of_this_site(
 
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(
     value=st.one_of(
-        st.text(st.characters(exclude_categories=[]), max_size=300).map(
+        st.text(st.characters(exclude_categories=[]), max_size=600).map(
             lambda text: text.encode(errors="surrogatepass")
         ),
         st.binary(max_size=300),
@@ -174,14 +165,16 @@ def test_whatever_the_path_the_redirect_leads_to_the_same_page_of_this_site(
 )
 @example(value=b"\0")
 @example(value=b"\xed\xa0\x80")
-@example(value="😀".encode() * 256)
+@example(value="😀".encode() * 500)
+@example(value="😀".encode() * 501)
 @example(value=b"'; DROP TABLE affiliations_visitor; --")
 def test_a_click_id_is_stored_as_it_was_or_not_at_all(browser, partner, value: bytes) -> None:
     """A cut or mended one would be another click's."""
     browser.get(f"/?affiliate_id={partner.uid}&click_id={quote_from_bytes(value)}&sub1=x")
 
     stored = Visitor.objects.latest("pk").click_id
-    if is_text(value) and b"\0" not in value and len(value.decode()) <= 255:
+    is_storable = is_text(value) and not db.UNSTORABLE.search(value.decode())
+    if is_storable and len(value.decode()) <= 500:
         assert stored == value.decode()
     else:
         assert stored == ""
@@ -197,9 +190,9 @@ header_junk = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(name=st.sampled_from(["Referer", "User-Agent", "Sec-Fetch-Site"]), value=header_junk)
 @example(name="Referer", value=b"https://" + b"\xe2\x84\x80" + b".example/")
 @example(name="Referer", value=b"https://[::1]]/")
@@ -221,7 +214,6 @@ def test_whatever_a_header_says_the_visitor_is_registered(
 
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(
     name=st.sampled_from(["Host", "Cookie", "X-Forwarded-Host", "Purpose", "Sec-Fetch-Dest"]),
     value=header_junk,
@@ -245,7 +237,6 @@ def test_whatever_a_header_says_the_redirect_stays_here(
 
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(value=header_junk, is_begun=st.booleans())
 @example(value=b'"\\377\\000"', is_begun=False)
 @example(value=b"1:" + b"x" * 8000, is_begun=False)
@@ -274,7 +265,6 @@ def test_whatever_our_cookie_holds_the_visitor_is_registered_and_nobody_else(
 
 @pytest.mark.django_db
 @pytest.mark.urls(__name__)
-@many_to_one_test
 @given(
     before=st.binary(max_size=4),
     kept=st.integers(0, 70),
@@ -284,6 +274,9 @@ def test_whatever_our_cookie_holds_the_visitor_is_registered_and_nobody_else(
 @example(before=b"", kept=70, after=b".")
 @example(before=b"", kept=70, after=b"A")
 @example(before=b"", kept=8, after=b":\xff:\xff")
+@example(before=b"&", kept=0, after=b"=")
+@example(before=b"?a", kept=0, after=b"=")
+@example(before=b";=\0", kept=0, after=b"")
 def test_nobody_is_a_test_whose_link_was_not_signed_here(
     browser, partner, before: bytes, kept: int, after: bytes
 ) -> None:
@@ -295,7 +288,10 @@ def test_nobody_is_a_test_whose_link_was_not_signed_here(
 
     answer = browser.get(f"/?affiliate_id={quote_from_bytes(value)}&a=1")
 
-    assert (answer.status, answer["Location"]) == (302, b"/?a=1")
+    # What may be another parameter behind a separator stays.
+    rest = re.search(rb"[?&;].*=", value, re.DOTALL)
+    assert answer.status == 302
+    assert answer["Location"].endswith(b"a=1") if rest else answer["Location"] == b"/?a=1"
     assert Visitor.objects.filter(is_test=True).count() == tests + is_ours
 
 
@@ -318,7 +314,8 @@ def test_a_user_agent_that_is_a_bomb_of_regular_expressions_takes_no_time(
 
 SERVERS = {
     "gunicorn": ("--limit-request-line", "0", "--limit-request-field_size", "0"),
-    "uvicorn": ("--http", "h11"),  # the one that lets such long lines in
+    # h11 lets such long lines in. Its own limit of 64 KB holds only if a line comes in two parts.
+    "uvicorn": ("--http", "h11", "--h11-max-incomplete-event-size", "262144"),
 }
 
 
@@ -338,6 +335,7 @@ def landing(browser: Browser, target: bytes, uid: str, **headers: bytes) -> Answ
     return browser.get(target.replace(b"UID", uid.encode()), Host="shop.example", **headers)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "group",
     [
@@ -391,6 +389,7 @@ def test_a_real_server_lets_nothing_through_that_leads_away_or_changes_a_byte(
         assert Visitor.objects.count() == number, target
 
 
+@pytest.mark.server
 def test_a_real_server_registers_nobody_for_a_uid_that_is_none(
     strangers: tuple[SocketBrowser, Partner],
 ) -> None:
@@ -406,6 +405,7 @@ def test_a_real_server_registers_nobody_for_a_uid_that_is_none(
     assert not Visitor.objects.exists()
 
 
+@pytest.mark.server
 def test_a_real_server_answers_what_is_no_http_without_a_failure_or_a_way_off_the_site(
     strangers: tuple[SocketBrowser, Partner],
 ) -> None:
@@ -434,6 +434,7 @@ def test_a_real_server_answers_what_is_no_http_without_a_failure_or_a_way_off_th
         assert answer.status != 302 or stays_here(answer["Location"]), target
 
 
+@pytest.mark.server
 def test_a_real_server_registers_whoever_has_strange_headers(
     strangers: tuple[SocketBrowser, Partner],
 ) -> None:
@@ -460,6 +461,7 @@ def test_a_real_server_registers_whoever_has_strange_headers(
     assert not Visitor.objects.filter(referrer__contains="secret").exists()
 
 
+@pytest.mark.server
 def test_a_real_server_is_not_misled_by_the_host_or_the_prefix(
     strangers: tuple[SocketBrowser, Partner],
 ) -> None:

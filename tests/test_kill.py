@@ -1,7 +1,7 @@
 """
 Workers that are killed again and again under load lose nothing.
 
-AFFILIATIONS_TEST_KILL_ROWS    how many callbacks: 200 by default, for a run by hand; 1,000 in CI
+AFFILIATIONS_TEST_KILL_ROWS    how many callbacks: 200 by default, 1,000 for a release
 
 As many as one likes: the time that it may take grows with them.
 """
@@ -21,12 +21,14 @@ from affiliations.models import Callback, CallbackAttempt
 from tests.counting_partner import counting_partner
 from tests.factories import CallbackFactory
 from tests.hosts import Process, manage, until
-from tests.settings import DATABASE
+from tests.settings import DATABASE, LONG
 
-ROWS = int(os.environ.get("AFFILIATIONS_TEST_KILL_ROWS", "200"))
+ROWS = int(os.environ.get("AFFILIATIONS_TEST_KILL_ROWS") or (1_000 if LONG else 200))
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
+    pytest.mark.server,
+    pytest.mark.slow,
     # Seconds; about a third of it on two busy cores.
     pytest.mark.timeout(120 + ROWS // 4),
 ]
@@ -50,10 +52,10 @@ def queue(url: str) -> None:
                 conversion=first.conversion,
                 subscription=first.subscription,
                 partner=first.partner,
-                edition=edition,
-                url=f"{url}/{edition}-{first.pk}",
+                version=version,
+                url=f"{url}/{version}-{first.pk}",
             )
-            for edition in range(2, ROWS // PARTNERS + 1)
+            for version in range(2, ROWS // PARTNERS + 1)
         )
 
 

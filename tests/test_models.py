@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.core import checks
@@ -24,6 +26,7 @@ from affiliations.models import (
     Subscription,
     Visitor,
 )
+from affiliations.triggers import complete_trigger
 from tests.factories import (
     CallbackFactory,
     ConversionFactory,
@@ -140,6 +143,14 @@ class TestSubscription:
         subscription.save(update_fields=["active"])
         stored = Subscription.objects.get()
         assert (stored.active, stored.callback_url) == (False, BAD_URL)
+        stored.active = True
+        stored.full_clean()
+        stored.save()
+        assert Subscription.objects.get().active
+        stored.method = "POST"
+        stored.callback_url += "{nothing}"
+        with pytest.raises(InvalidCallBackURL):
+            stored.save()
 
     def test_the_placeholder_of_0_12_has_its_name(self) -> None:
         assert Subscription.CALLBACK_URL_PLACEHOLDER == "{visitor_id}"
@@ -155,7 +166,7 @@ class TestSubscription:
     def test_http_is_refused_where_the_settings_say_so(self, settings: Any) -> None:
         settings.AFFILIATE_CALLBACK_REQUIRE_HTTPS = True
         SubscriptionFactory(callback_url=URL)
-        with pytest.raises(InvalidCallBackURL, match="https:// only"):
+        with pytest.raises(InvalidCallBackURL, match="over HTTPS only"):
             SubscriptionFactory(callback_url="http://partner.example/{visitor_id}")
 
     def test_a_scheme_in_upper_case_is_https_too(self, settings: Any) -> None:
@@ -179,7 +190,7 @@ class TestSubscription:
     def test_a_second_of_one_partner_to_one_trigger_is_refused_in_forms(self) -> None:
         first = SubscriptionFactory()
         second = Subscription(partner=first.partner, trigger=first.trigger)
-        with pytest.raises(ValidationError, match="subscribes to this trigger already"):
+        with pytest.raises(ValidationError, match="already subscribes to this trigger"):
             second.full_clean()
         first.full_clean()
         Subscription(partner=PartnerFactory(), trigger=first.trigger).full_clean()
@@ -224,65 +235,67 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, str]]] = [
     ),
     (
         {"payout_currency": "EUR"},
-        {"payout_currency": "Leave this empty: it is the currency of a fixed amount."},
+        {"payout_currency": "Leave this empty: only a fixed amount has a payout currency."},
     ),
     (
         {"payout_type": "fixed"},
         {
-            "payout_value": "Write how much is paid: more than 0.",
-            "payout_currency": "Write the currency in three letters, such as EUR.",
+            "payout_value": "Enter a value greater than 0.",
+            "payout_currency": "Enter the three-letter currency code, such as EUR.",
         },
     ),
     *(
         (
             {"payout_type": "fixed", "payout_value": value, "payout_currency": "EUR"},
-            {"payout_value": "Write how much is paid: more than 0."},
+            {"payout_value": "Enter a value greater than 0."},
         )
         for value in ("0", "-5")
     ),
     *(
         (
             {"payout_type": "fixed", "payout_value": "5", "payout_currency": code},
-            {"payout_currency": "Write the currency in three letters, such as EUR."},
+            {"payout_currency": "Enter the three-letter currency code, such as EUR."},
         )
-        for code in ("EU", "XYZ", "BTC", "€")
+        for code in ("EU", "XYZ", "BTC", "€", "XXX", "XTS")
     ),
     *(
         (
             {"payout_type": "fixed", "payout_value": value, "payout_currency": code},
-            {"payout_value": f"Write at most {decimals} decimals: {code} has no more."},
+            {"payout_value": f"Enter at most {decimals} decimals for {code}."},
         )
         for value, code, decimals in (("5.005", "EUR", 2), ("5.5", "JPY", 0), ("0.0005", "BHD", 3))
     ),
     (
         {"payout_type": "fixed", "payout_value": "5.005", "payout_currency": "XYZ"},
-        {"payout_currency": "Write the currency in three letters, such as EUR."},
+        {"payout_currency": "Enter the three-letter currency code, such as EUR."},
     ),
     (
         {"payout_type": "percent"},
-        {"payout_value": "Write how much is paid: more than 0."},
+        {"payout_value": "Enter a value greater than 0."},
     ),
     (
         {"payout_type": "percent", "payout_value": "0"},
-        {"payout_value": "Write how much is paid: more than 0."},
+        {"payout_value": "Enter a value greater than 0."},
     ),
     (
         {"payout_type": "percent", "payout_value": "100.0001"},
-        {"payout_value": "Write a percentage: at most 100."},
+        {"payout_value": "Enter a percentage of at most 100."},
     ),
     (
         {"payout_type": "percent", "payout_value": "12.345", "payout_currency": "EUR"},
-        {"payout_currency": "Leave this empty: it is the currency of a fixed amount."},
+        {"payout_currency": "Leave this empty: only a fixed amount has a payout currency."},
     ),
     (
         {"approval": "manual", "approve_after": 14},
-        {"approve_after": "Choose automatic approval, or leave this empty."},
+        {"approve_after": "Choose automatic approval, or leave the hold period empty."},
     ),
     (
         {"call_on_conversion": False, "call_on_rejection": True},
         {
-            "call_on_rejection": "A rejection is told only where something was told before: call "
-            "on conversion or on approval too."
+            "call_on_rejection": (
+                "A rejection is only sent after an earlier callback. Also send a callback when "
+                "the conversion is created or approved."
+            )
         },
     ),
     (
@@ -293,10 +306,11 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, str]]] = [
             "approve_after": 1,
         },
         {
-            "payout_value": "Write how much is paid: more than 0.",
-            "callback_url": "Put {visitor_id} or {click_id} in it: it tells the partner which "
-            "visitor is meant.",
-            "approve_after": "Choose automatic approval, or leave this empty.",
+            "payout_value": "Enter a value greater than 0.",
+            "callback_url": (
+                "Add {visitor_id} or {click_id}, so the partner can identify the visitor."
+            ),
+            "approve_after": "Choose automatic approval, or leave the hold period empty.",
         },
     ),
 ]
@@ -535,15 +549,56 @@ class TestSucceed:
     def test_happens_once(self) -> None:
         visitor = VisitorFactory()
         visitor.succeed(first := UserFactory())
-        first_on = visitor.successful_on
+        first_on, closed_on = visitor.successful_on, visitor.closed_on
         visitor.succeed(UserFactory())
-        assert (visitor.successful_on, visitor.user) == (first_on, first)
+        assert (visitor.successful_on, visitor.closed_on) == (first_on, closed_on)
+        assert visitor.user == first
         # An object that was read before does not know of the first.
         again = Visitor.objects.get()
         again.successful_on = None
         again.succeed(UserFactory())
         stored = Visitor.objects.get()
         assert (stored.successful_on, stored.user) == (first_on, first)
+        assert (again.successful_on, again.user) == (first_on, first)
+
+    def test_keeps_a_user_who_is_known(self) -> None:
+        visitor = VisitorFactory(user=(known := UserFactory()))
+        visitor.succeed(UserFactory())
+        assert visitor.successful_on
+        assert visitor.user == known
+        assert Visitor.objects.get().user == known
+
+    def test_fills_in_the_user_of_an_earlier_conversion(self, now: datetime) -> None:
+        visitor = VisitorFactory(successful_on=now)
+        visitor.succeed(user := UserFactory())
+        stored = Visitor.objects.get()
+        assert (stored.successful_on, stored.user) == (now, user)
+
+    def test_ignores_an_account_that_is_no_user(self) -> None:
+        visitor = VisitorFactory()
+        visitor.succeed(SimpleNamespace(is_authenticated=True, pk=17))
+        assert visitor.successful_on
+        assert Visitor.objects.get().user is None
+
+    def test_closes_the_referral_as_a_conversion_does(self, now: datetime) -> None:
+        visitor = VisitorFactory()
+        SubscriptionFactory(partner=visitor.partner, counting="every")
+        visitor.succeed()
+        assert now <= visitor.closed_on <= timezone.now()
+        assert Visitor.objects.get().closed_on == visitor.closed_on
+        assert visitor.refusal(timezone.now()) is Reason.REFERRAL_CLOSED
+        assert complete_trigger(None, "Order placed", visitor=visitor, reference="A17") is None
+
+    def test_keeps_the_end_of_a_referral_that_is_closed(self, now: datetime) -> None:
+        visitor = VisitorFactory(closed_on=now)
+        visitor.succeed()
+        assert visitor.successful_on
+        assert (visitor.closed_on, Visitor.objects.get().closed_on) == (now, now)
+
+    def test_costs_two_queries(self, django_assert_num_queries) -> None:
+        visitor, user = VisitorFactory(), UserFactory()
+        with django_assert_num_queries(2):
+            visitor.succeed(user)
 
     def test_writes_nothing_else(self) -> None:
         visitor = VisitorFactory()
@@ -652,16 +707,50 @@ class TestCallback:
             CallbackFactory(conversion=callback.conversion)
         CallbackFactory(conversion=callback.conversion, subscription=SubscriptionFactory())
 
-    def test_is_called_by_its_url_however_long(self) -> None:
+    def test_keeps_its_url_however_long(self) -> None:
         callback = CallbackFactory(url=f"{URL}{'📚' * 5000}")
         callback.refresh_from_db()
-        assert str(callback) == f"{URL}{'📚' * 5000}"
+        assert callback.url == f"{URL}{'📚' * 5000}"
 
     @pytest.mark.parametrize("kept", ["conversion", "subscription"])
     def test_is_kept_whatever_is_deleted(self, kept: str) -> None:
         callback = CallbackFactory()
         with pytest.raises(ProtectedError):
             getattr(callback, kept).delete()
+
+    @pytest.mark.parametrize(
+        ("event", "status"),
+        [("conversion", "pending"), ("approval", "approved"), ("rejection", "rejected")],
+    )
+    def test_keeps_the_status_as_of_its_event(self, event: str, status: str) -> None:
+        conversion = ConversionFactory(status="pending")
+        assert CallbackFactory(conversion=conversion, event=event).conversion_status == status
+
+    def test_has_no_status_to_tell_without_a_conversion(self) -> None:
+        assert Callback(event="test").conversion_status == ""
+
+    @pytest.mark.parametrize("is_test", [True, False])
+    def test_is_a_test_as_its_conversion_is(self, is_test: bool, now: datetime) -> None:
+        rows = CallbackFactory.build_batch(2, conversion=ConversionFactory(is_test=is_test))
+        rows[0].save()
+        rows[1].version = 2
+        Callback.objects.bulk_create(rows[1:])
+        for row in Callback.objects.all():
+            row.attempts.create(number=1, started_on=now, duration_ms=12)
+        attempts = [CallbackAttempt(callback=row, number=2, started_on=now, duration_ms=12)
+                    for row in Callback.objects.all()]  # fmt: skip
+        CallbackAttempt.objects.bulk_create(attempts)
+        for model, count in ((Callback, 2), (CallbackAttempt, 4)):
+            assert list(model._default_manager.values_list("is_test", flat=True)) == (
+                [is_test] * count
+            )
+
+    def test_is_a_test_if_staff_have_sent_it_with_sample_values(self) -> None:
+        subscription = SubscriptionFactory()
+        callback = Callback.objects.create(
+            subscription=subscription, partner=subscription.partner, event=Callback.Event.TEST
+        )
+        assert callback.is_test
 
     def test_takes_its_attempts_along(self, now: datetime) -> None:
         callback = CallbackFactory()
@@ -692,7 +781,7 @@ def test_the_callbacks_that_are_due_are_found_by_an_index(now: datetime) -> None
     later = now + timedelta(days=1)
     conversion = ConversionFactory()
     waiting = [
-        CallbackFactory.build(conversion=conversion, next_attempt_on=later, edition=number)
+        CallbackFactory.build(conversion=conversion, next_attempt_on=later, version=number)
         for number in range(500)
     ]
     Callback.objects.bulk_create(waiting)
@@ -705,3 +794,13 @@ def test_django_finds_nothing_wrong_with_the_tables() -> None:
     """What is wrong on MySQL, such as a unique text that is too long, is told with a database."""
     found = checks.run_checks(databases=["default"], include_deployment_checks=False)
     assert [message for message in found if "affiliations" in str(message.obj)] == []
+
+
+def test_no_migration_needs_a_field_of_this_app() -> None:
+    """A field that is renamed or removed later would break the migrations of today."""
+    fields = [
+        field
+        for model in apps.get_app_config("affiliations").get_models()
+        for field in model._meta.local_fields
+    ]
+    assert {field.deconstruct()[1].partition(".")[0] for field in fields} == {"django"}

@@ -137,7 +137,8 @@ def test_the_wheel_installs_into_a_fresh_environment_and_works(tmp_path: Path) -
         "MIDDLEWARE = ['django.contrib.sessions.middleware.SessionMiddleware',\n"
         "              'django.contrib.auth.middleware.AuthenticationMiddleware',\n"
         "              'affiliations.middleware.AffiliateVisitorsRegistrationMiddleware']\n"
-        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'db.sqlite3'}}\n"
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'db.sqlite3',\n"
+        "                         'OPTIONS': {'transaction_mode': 'IMMEDIATE'}}}\n"
         "AFFILIATE_TRIGGERS = [('User registered', 'django.db.models.signals.post_save',\n"
         "                       'affiliations.triggers.object_created', 'auth.User')]\n"
     )

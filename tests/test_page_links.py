@@ -52,12 +52,12 @@ def log(partner: Partner) -> list[str]:
 def test_staff_make_a_link_and_whoever_has_it_sees_the_page(
     desk: Client, client: Client, partner: Partner
 ) -> None:
-    assert "Make a link" in desk.get(address(partner)).content.decode()
-    made = link(desk.post(address(partner), {"make": ""}))
+    assert "Create link" in desk.get(address(partner)).content.decode()
+    made = link(desk.post(address(partner), {"create": ""}))
     assert made is not None
     assert made.startswith("http://testserver/partner/")
     assert client.get(made).status_code == 200
-    assert log(partner) == ["Made a link of the partner’s page."]
+    assert log(partner) == ["Created a link to the partner page."]
 
 
 def test_the_link_is_shown_only_when_asked_for_and_that_is_written_down(
@@ -68,7 +68,7 @@ def test_the_link_is_shown_only_when_asked_for_and_that_is_written_down(
     assert link(desk.post(address(partner), {"show": ""})) == (
         f"http://testserver{partner.page_link()}"
     )
-    assert log(partner) == ["Looked at the link of the partner’s page."]
+    assert log(partner) == ["Viewed the link to the partner page."]
 
 
 def test_a_replaced_link_opens_nothing(desk: Client, client: Client, partner: Partner) -> None:
@@ -76,19 +76,19 @@ def test_a_replaced_link_opens_nothing(desk: Client, client: Client, partner: Pa
     old = partner.page_link()
     response = desk.post(address(partner), {"replace": ""})
     new = link(response)
-    assert "the old one opens nothing" in response.content.decode()
+    assert "The old link no longer works." in response.content.decode()
     assert new is not None
     assert [client.get(old).status_code, client.get(new).status_code] == [404, 200]
-    assert log(partner) == ["Replaced the link of the partner’s page."]
+    assert log(partner) == ["Replaced the link to the partner page."]
 
 
 def test_a_revoked_link_opens_nothing(desk: Client, client: Client, partner: Partner) -> None:
     partner.replace_page_link()
     old = partner.page_link()
     response = desk.post(address(partner), {"revoke": ""}, follow=True)
-    assert "Revoked the link of the partner’s page." in response.content.decode()
+    assert "Revoked the link to the partner page." in response.content.decode()
     assert client.get(old).status_code == 404
-    assert log(partner) == ["Revoked the link of the partner’s page."]
+    assert log(partner) == ["Revoked the link to the partner page."]
 
 
 def test_who_would_make_one_is_shown_what_somebody_else_has_just_made(
@@ -96,7 +96,7 @@ def test_who_would_make_one_is_shown_what_somebody_else_has_just_made(
 ) -> None:
     partner.replace_page_link()
     kept = partner.page_link()
-    assert link(desk.post(address(partner), {"make": ""})) == f"http://testserver{kept}"
+    assert link(desk.post(address(partner), {"create": ""})) == f"http://testserver{kept}"
 
 
 def test_there_is_nothing_to_show_of_what_somebody_else_has_just_revoked(
@@ -120,7 +120,7 @@ def test_a_link_of_a_secret_key_that_is_gone_cannot_be_shown_and_works(
         assert client.get(old).status_code == 200
 
 
-@pytest.mark.parametrize("button", ["make", "show", "replace", "revoke"])
+@pytest.mark.parametrize("button", ["create", "show", "replace", "revoke"])
 def test_who_may_only_look_sees_no_button_and_gets_nowhere(partner: Partner, button: str) -> None:
     partner.replace_page_link()
     key = partner.page_key

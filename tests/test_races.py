@@ -25,7 +25,7 @@ from tests.factories import PartnerFactory, SubscriptionFactory
 from tests.servers import serving
 from tests.testapp.models import Newsletter, Order
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 MANY = 20
 
@@ -222,6 +222,7 @@ def test_many_visitors_of_one_partner_do_not_wait_for_ever(atomic_requests: bool
     assert Conversion.objects.count() == MANY
 
 
+@pytest.mark.server
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize("atomic", [True, False], ids=["in_transactions", "in_autocommit"])
 def test_many_requests_to_processes_and_threads_of_gunicorn_are_one_conversion(

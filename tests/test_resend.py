@@ -11,10 +11,10 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from affiliations.callbacks import claims, outbox, results, suspension
-from affiliations.callbacks.attempts import Sent
-from affiliations.callbacks.transport import Result
+from affiliations.callbacks import outbox, results, suspension
+from affiliations.callbacks.transport import AttemptResult, Result
 from affiliations.models import Callback, CallbackAttempt, Subscription
+from tests import claiming
 from tests.factories import CallbackFactory, SubscriptionFactory
 
 Status = Callback.Status
@@ -24,13 +24,13 @@ FAILED = Result(duration_ms=7, error=CallbackAttempt.Error.CONNECT, message="ref
 
 
 def claim() -> list[Callback]:
-    return claims.claim(100, per_partner=100, busy={})
+    return claiming.claim()
 
 
 def attempt(result: Result) -> Callback:
     """Claim the one callback, let an attempt at it end so, and return it as it is then."""
     (callback,) = claim()
-    results.record([Sent(callback, timezone.now(), result)])
+    results.record([AttemptResult(callback, timezone.now(), result)])
     callback.refresh_from_db()
     return callback
 
@@ -101,7 +101,7 @@ class TestAResend:
         assert attempt(FAILED).status == Status.EXHAUSTED
         assert callback.attempts.filter(number=11).exists()
 
-    @pytest.mark.parametrize("status", [Status.HELD, Status.CANCELLED])
+    @pytest.mark.parametrize("status", [Status.CANCELLED])
     def test_of_what_is_not_to_be_sent_is_refused(self, status: str) -> None:
         callback = CallbackFactory(status=status)
         assert not outbox.resend(callback)
@@ -184,7 +184,7 @@ class TestAResendWithTheUrlOfToday:
         assert anew.pk != callback.pk
         assert anew.webhook_id != callback.webhook_id
         assert (anew.conversion, anew.event) == (callback.conversion, callback.event)
-        assert (anew.edition, anew.status, anew.attempt_count) == (2, Status.QUEUED, 0)
+        assert (anew.version, anew.status, anew.attempt_count) == (2, Status.QUEUED, 0)
         old = Callback.objects.get(pk=callback.pk)
         assert (old.status, old.url, old.attempts.count()) == (Status.EXHAUSTED, callback.url, 1)
         assert claim() == [anew]
@@ -192,8 +192,8 @@ class TestAResendWithTheUrlOfToday:
     def test_may_be_made_again_and_from_any_of_the_rows(self) -> None:
         callback = ended(Status.EXHAUSTED)
         second = outbox.resend_anew(callback)
-        assert outbox.resend_anew(callback).edition == 3
-        assert outbox.resend_anew(second).edition == 4
+        assert outbox.resend_anew(callback).version == 3
+        assert outbox.resend_anew(second).version == 4
 
     def test_says_when_it_was_made(self) -> None:
         """A partner who reads the timestamp of the URL reads the time of this one."""
@@ -232,7 +232,7 @@ class TestAResendWithTheUrlOfToday:
         assert callback.conversion.visitor is not None
         assert callback.conversion.partner is not None
         settings.DATABASE_ROUTERS = ["tests.routers.ReplicaRouter"]
-        assert outbox.resend_anew(callback).edition == 2
+        assert outbox.resend_anew(callback).version == 2
 
     def test_that_would_not_say_which_visitor_is_meant_is_cancelled(self) -> None:
         callback = ended(Status.DELIVERED)
@@ -275,5 +275,5 @@ class TestTwoAtOnce:
         pk = callback.pk
         for _ in range(3):
             self.together(lambda: outbox.resend_anew(Callback.objects.get(pk=pk)))
-        editions = Callback.objects.order_by("edition").values_list("edition", flat=True)
+        editions = Callback.objects.order_by("version").values_list("version", flat=True)
         assert list(editions) == list(range(1, 14))

@@ -14,12 +14,12 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from affiliations import decisions
-from affiliations.callbacks import claims, outbox, results, suspension
-from affiliations.callbacks.attempts import Sent
-from affiliations.callbacks.transport import Result
+from affiliations.callbacks import outbox, results, suspension
+from affiliations.callbacks.transport import AttemptResult, Result
+from affiliations.conversions import decisions
 from affiliations.models import Callback, CallbackAttempt, Conversion, Subscription
 from affiliations.signals import callback_delivered, callback_exhausted, subscription_suspended
+from tests import claiming
 from tests.factories import CallbackFactory, ConversionFactory, SubscriptionFactory
 
 Status = Callback.Status
@@ -31,11 +31,11 @@ GONE = Result(duration_ms=7, status_code=410, error=Error.HTTP_STATUS)
 
 
 def claim() -> list[Callback]:
-    return claims.claim(100, per_partner=100, busy={})
+    return claiming.claim()
 
 
-def sent(callback: Callback, result: Result, started_on: datetime | None = None) -> Sent:
-    return Sent(callback, started_on or timezone.now(), result)
+def sent(callback: Callback, result: Result, started_on: datetime | None = None) -> AttemptResult:
+    return AttemptResult(callback, started_on or timezone.now(), result)
 
 
 def attempt(result: Result) -> Callback:
@@ -177,7 +177,7 @@ class TestTheFence:
         slow.refresh_from_db()
         assert (slow.status, slow.lease_token) == (Status.DELIVERED, "")
 
-    @pytest.mark.parametrize("status", [Status.EXHAUSTED, Status.HELD, Status.CANCELLED])
+    @pytest.mark.parametrize("status", [Status.EXHAUSTED, Status.CANCELLED])
     def test_lets_a_late_success_count_whatever_was_decided(
         self, two: tuple[Callback, Callback], status: str
     ) -> None:
@@ -199,14 +199,13 @@ class TestTheFence:
         assert Callback.objects.get().status == Status.DELIVERED
         assert CallbackAttempt.objects.count() == 2
 
-    @pytest.mark.parametrize("status", [Status.HELD, Status.CANCELLED])
-    def test_lets_a_failure_of_what_was_stopped_in_flight_change_nothing(self, status: str) -> None:
+    def test_lets_a_failure_of_what_was_stopped_in_flight_change_nothing(self) -> None:
         CallbackFactory()
         (callback,) = claim()
-        Callback.objects.update(status=status)
+        Callback.objects.update(status=Status.CANCELLED)
         results.record([sent(callback, FAILED)])
         callback.refresh_from_db()
-        assert callback.status == status
+        assert callback.status == Status.CANCELLED
         assert callback.attempts.count() == 1
 
 
@@ -283,16 +282,17 @@ class TestTwoAtOnce:
     def test_a_subscription_is_resumed_while_a_success_of_it_is_recorded(
         self, subscription: Subscription
     ) -> None:
-        late, held = self.claimed(subscription, subscription)
+        late, other = self.claimed(subscription, subscription)
         self.failing(subscription, suspended=True)
-        Callback.objects.update(status=Status.HELD)
         self.together(
             (self.SUBSCRIPTION, lambda: suspension.resume(subscription)),
             (self.CALLBACK, lambda: results.record([sent(late, OK)])),
         )
         late.refresh_from_db()
-        held.refresh_from_db()
-        assert (late.status, held.status) == (Status.DELIVERED, Status.QUEUED)
+        other.refresh_from_db()
+        assert (late.status, other.status) == (Status.DELIVERED, Status.QUEUED)
+        subscription.refresh_from_db()
+        assert not subscription.is_failing
 
     def test_two_record_the_failure_that_suspends_a_subscription(
         self, subscription: Subscription
@@ -304,9 +304,8 @@ class TestTwoAtOnce:
             (self.CALLBACK, lambda: results.record([sent(second, FAILED)])),
         )
         subscription.refresh_from_db()
-        # The other's was held by then.
-        assert subscription.failure_count == 10
-        assert set(Callback.objects.values_list("status", flat=True)) == {Status.HELD}
+        assert subscription.failure_count == 11
+        assert subscription.is_suspended
 
     def test_two_record_of_two_subscriptions_what_the_other_does_not(
         self, subscription: Subscription
@@ -321,22 +320,6 @@ class TestTwoAtOnce:
         # Who comes last has the last word.
         counts = sorted(Subscription.objects.values_list("failure_count", flat=True))
         assert counts == [0, 1]
-
-    def test_a_callback_is_held_while_a_late_success_of_it_is_recorded(
-        self, subscription: Subscription
-    ) -> None:
-        (slow,) = self.claimed(subscription)
-        lease_ends()
-        self.failing(subscription, suspended=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(results, "set_aside", list)
-            (again,) = claim()
-        self.together(
-            (self.SUBSCRIPTION, lambda: results.set_aside([again])),
-            (self.CALLBACK, lambda: results.record([sent(slow, OK)])),
-        )
-        slow.refresh_from_db()
-        assert slow.status == Status.DELIVERED
 
     def test_a_callback_is_sent_again_while_a_failure_of_its_subscription_is_recorded(
         self, subscription: Subscription
@@ -403,9 +386,9 @@ def test_what_was_cancelled_is_not_told() -> None:
 
 class TestASignal:
     @pytest.fixture
-    def heard(self) -> Any:
-        """Return what was heard, and whether a transaction was still open."""
-        heard: list[tuple[Any, Any, bool]] = []
+    def received(self) -> Any:
+        """Return what was received, and whether a transaction was still open."""
+        received: list[tuple[Any, Any, bool]] = []
 
         def hear(signal: Any, sender: Any, **what: Any) -> None:
             names = {
@@ -414,36 +397,36 @@ class TestASignal:
                 subscription_suspended: "suspended",
             }
             what = what.get("callback") or what["subscription"]
-            heard.append((names[signal], what, connection.in_atomic_block))
+            received.append((names[signal], what, connection.in_atomic_block))
             raise RuntimeError("a receiver of the host's that breaks")
 
         signals = (callback_delivered, callback_exhausted, subscription_suspended)
         for signal in signals:
             signal.connect(hear)
-        yield heard
+        yield received
         for signal in signals:
             signal.disconnect(hear)
 
     def test_tells_of_a_delivery_after_the_commit(
-        self, heard: list[Any], transactional_db: None
+        self, received: list[Any], transactional_db: None
     ) -> None:
         callback = CallbackFactory()
         attempt(OK)
-        assert heard == [("delivered", callback, False)]
+        assert received == [("delivered", callback, False)]
 
     def test_tells_of_a_callback_that_failed_for_good_after_the_commit(
-        self, heard: list[Any], transactional_db: None
+        self, received: list[Any], transactional_db: None
     ) -> None:
         callback = CallbackFactory()
         attempt(GONE)
-        assert heard == [("exhausted", callback, False)]
+        assert received == [("exhausted", callback, False)]
 
     def test_tells_of_one_that_has_killed_its_workers(
-        self, heard: list[Any], transactional_db: None
+        self, received: list[Any], transactional_db: None
     ) -> None:
         callback = CallbackFactory(attempt_count=10)
         assert claim() == []
-        assert heard == [("exhausted", callback, False)]
+        assert received == [("exhausted", callback, False)]
 
     @pytest.mark.parametrize("end", ["delivered", "delivered late", "exhausted", "killed"])
     def test_hands_over_the_row_as_it_is(self, end: str, transactional_db: None) -> None:
@@ -477,7 +460,7 @@ class TestASignal:
         assert (shown["is_manual"], shown["lease_token"]) == (False, "")
 
     def test_tells_once_of_a_suspended_subscription_after_the_commit(
-        self, heard: list[Any], transactional_db: None
+        self, received: list[Any], transactional_db: None
     ) -> None:
         CallbackFactory.create_batch(2)
         Subscription.objects.update(
@@ -486,22 +469,22 @@ class TestASignal:
         first, second = claim()
         results.record([sent(first, FAILED), sent(second, FAILED)])
         results.record([sent(first, FAILED)])
-        assert sorted(heard, key=lambda one: one[1].pk) == [
+        assert sorted(received, key=lambda one: one[1].pk) == [
             ("suspended", row, False) for row in Subscription.objects.order_by("pk")
         ]
-        assert all(row.callbacks_suspended_on for _, row, _ in heard)
+        assert all(row.callbacks_suspended_on for _, row, _ in received)
 
     @pytest.mark.django_db
     def test_is_not_sent_of_what_was_rolled_back(
-        self, heard: list[Any], django_capture_on_commit_callbacks: Callable[..., Any]
+        self, received: list[Any], django_capture_on_commit_callbacks: Callable[..., Any]
     ) -> None:
         CallbackFactory()
         attempt(OK)
-        assert heard == []
+        assert received == []
 
     def test_of_a_failure_that_is_retried_does_not_exist(
-        self, heard: list[Any], transactional_db: None
+        self, received: list[Any], transactional_db: None
     ) -> None:
         CallbackFactory()
         attempt(FAILED)
-        assert heard == []
+        assert received == []

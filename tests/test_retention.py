@@ -17,18 +17,19 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from affiliations import privacy
-from affiliations.callbacks import outbox, retention
+from affiliations.callbacks import maintenance, outbox
 from affiliations.exceptions import Reason
 from affiliations.models import (
     Callback,
     CallbackAttempt,
     Conversion,
+    DailyClicks,
     Partner,
-    PurgedClicks,
     Subscription,
-    UncountedTrigger,
+    UncreditedTrigger,
     Visitor,
 )
+from affiliations.reports import rollups
 from tests.factories import (
     CallbackFactory,
     ConversionFactory,
@@ -45,7 +46,7 @@ Status = Callback.Status
 
 @contextmanager
 def over_and_over(work: Callable[[], object]) -> Iterator[None]:
-    """Let two others do something all the time."""
+    """Let two threads do something all the time; fail if one of them fails or does not end."""
     done = threading.Event()
 
     def do() -> None:
@@ -55,15 +56,14 @@ def over_and_over(work: Callable[[], object]) -> Iterator[None]:
         finally:
             connection.close()
 
-    others = [threading.Thread(target=do) for _ in range(2)]
-    for other in others:
-        other.start()
-    try:
-        yield
-    finally:
-        done.set()
-        for other in others:
-            other.join(30)
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(do) for _ in range(2)]
+        try:
+            yield
+        finally:
+            done.set()
+            for other in others:
+                other.result(timeout=60)
 
 
 def ago(days: int) -> datetime:
@@ -106,13 +106,13 @@ class TestThePurge:
     def test_removes_what_was_delivered_long_ago_with_its_attempts(self) -> None:
         subscription = SubscriptionFactory()
         delivered(3, subscription)
-        assert list(retention.purge(ago(90))) == [3]
+        assert list(maintenance.purge(ago(90))) == [3]
         assert not Callback.objects.exists()
         assert not CallbackAttempt.objects.exists()
 
     def test_keeps_what_was_delivered_since(self) -> None:
         delivered(1, SubscriptionFactory(), days=89)
-        assert sum(retention.purge(ago(90))) == 0
+        assert sum(maintenance.purge(ago(90))) == 0
         assert CallbackAttempt.objects.count() == 2
 
     @pytest.mark.parametrize("status", [status for status in Status if status != Status.DELIVERED])
@@ -120,24 +120,24 @@ class TestThePurge:
         CallbackFactory(
             status=status, created_on=ago(900), next_attempt_on=ago(900), delivered_on=ago(900)
         )
-        assert sum(retention.purge(ago(0))) == 0
+        assert sum(maintenance.purge(ago(0))) == 0
         assert Callback.objects.exists()
 
     def test_keeps_the_conversion(self) -> None:
         CallbackFactory(status=Status.DELIVERED, delivered_on=ago(100))
-        assert sum(retention.purge(ago(90))) == 1
+        assert sum(maintenance.purge(ago(90))) == 1
         assert Conversion.objects.exists()
 
     def test_goes_in_batches(self) -> None:
         delivered(7, SubscriptionFactory())
-        assert list(retention.purge(ago(90), batch=3)) == [3, 3, 1]
+        assert list(maintenance.purge(ago(90), batch=3)) == [3, 3, 1]
 
     def test_costs_the_same_for_each_batch_of_any_size(self) -> None:
         counts = []
         for size in (1, 50):
             delivered(size, SubscriptionFactory())
             with CaptureQueriesContext(connection) as queries:
-                assert list(retention.purge(ago(90), batch=50)) == [size]
+                assert list(maintenance.purge(ago(90), batch=50)) == [size]
             counts.append(len(queries))
         assert counts[0] == counts[1] <= 8
 
@@ -145,61 +145,62 @@ class TestThePurge:
     def test_costs_little_more_where_conversions_keep_what_was_told(
         self, size: int, written: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(retention, "_CHUNK", 15)
+        monkeypatch.setattr(maintenance, "_CHUNK", 15)
         subscription = SubscriptionFactory()
         for _ in range(size):
             purgeable(subscription=subscription)
         with CaptureQueriesContext(connection) as queries:
-            assert list(retention.purge(ago(90), batch=size)) == [size]
-        kept = [query["sql"] for query in queries if '"told"' in query["sql"].replace("`", '"')]
+            assert list(maintenance.purge(ago(90), batch=size)) == [size]
+        statements = [query["sql"].replace("`", '"') for query in queries]
+        kept = [sql for sql in statements if '"notified_events"' in sql]
         assert len([sql for sql in kept if sql.startswith("UPDATE")]) == written
         assert len(queries) <= 10 + written
-        told = Conversion.objects.values_list("told", flat=True)
+        told = Conversion.objects.values_list("notified_events", flat=True)
         assert list(told) == [[f"conversion:{subscription.pk}"]] * size
 
     def test_keeps_of_a_conversion_what_was_told_of_it_once(self) -> None:
         first, other = SubscriptionFactory(), SubscriptionFactory()
         callback = purgeable(subscription=first)
         conversion = callback.conversion
-        purgeable(conversion=conversion, edition=2)
+        purgeable(conversion=conversion, version=2)
         purgeable(conversion=conversion, event="approval")
         purgeable(conversion=conversion, subscription_id=other.pk, event="approval")
         late = purgeable(conversion=conversion, event="rejection", delivered_on=ago(80))
-        assert sum(retention.purge(ago(90), batch=3)) == 4
+        assert sum(maintenance.purge(ago(90), batch=3)) == 4
         conversion.refresh_from_db()
         told = [f"approval:{first.pk}", f"approval:{other.pk}", f"conversion:{first.pk}"]
-        assert conversion.told == told
+        assert conversion.notified_events == told
         assert list(Callback.objects.all()) == [late]
-        assert sum(retention.purge(ago(70))) == 1
+        assert sum(maintenance.purge(ago(70))) == 1
         conversion.refresh_from_db()
-        assert conversion.told == [*told, f"rejection:{first.pk}"]
+        assert conversion.notified_events == [*told, f"rejection:{first.pk}"]
 
     def test_keeps_nothing_of_what_is_not_removed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         again = purgeable()
-        atomic = retention.transaction.atomic
+        atomic = maintenance.transaction.atomic
 
         def resent_meanwhile(**options: Any) -> Any:
             monkeypatch.undo()
             outbox.resend(again)
             return atomic(**options)
 
-        monkeypatch.setattr(retention.transaction, "atomic", resent_meanwhile)
-        assert list(retention.purge(ago(90))) == [0]
-        assert Conversion.objects.get().told == []
+        monkeypatch.setattr(maintenance.transaction, "atomic", resent_meanwhile)
+        assert list(maintenance.purge(ago(90))) == [0]
+        assert Conversion.objects.get().notified_events == []
 
     def test_leaves_what_is_sent_again_at_this_moment(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         again, _ = delivered(2, SubscriptionFactory())
-        atomic = retention.transaction.atomic
+        atomic = maintenance.transaction.atomic
 
         def resent_meanwhile(**options: Any) -> Any:
             monkeypatch.undo()
             outbox.resend(again)
             return atomic(**options)
 
-        monkeypatch.setattr(retention.transaction, "atomic", resent_meanwhile)
-        assert list(retention.purge(ago(90))) == [1]
+        monkeypatch.setattr(maintenance.transaction, "atomic", resent_meanwhile)
+        assert list(maintenance.purge(ago(90))) == [1]
         assert Callback.objects.get() == again
         assert again.attempts.count() == 2
 
@@ -207,15 +208,15 @@ class TestThePurge:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (again,) = delivered(1, SubscriptionFactory())
-        atomic = retention.transaction.atomic
+        atomic = maintenance.transaction.atomic
 
         def resent_meanwhile(**options: Any) -> Any:
             monkeypatch.undo()
             outbox.resend(again)
             return atomic(**options)
 
-        monkeypatch.setattr(retention.transaction, "atomic", resent_meanwhile)
-        assert list(retention.purge(ago(90))) == [0]
+        monkeypatch.setattr(maintenance.transaction, "atomic", resent_meanwhile)
+        assert list(maintenance.purge(ago(90))) == [0]
 
     @pytest.mark.django_db(transaction=True)
     def test_works_while_others_write(self) -> None:
@@ -223,7 +224,7 @@ class TestThePurge:
         subscription = SubscriptionFactory()
         delivered(60, subscription)
         with over_and_over(lambda: Subscription.objects.update(failure_count=1)):
-            assert sum(retention.purge(ago(90), batch=2)) == 60
+            assert sum(maintenance.purge(ago(90), batch=2)) == 60
 
 
 class TestTheCommand:
@@ -273,7 +274,7 @@ class TestTheCommand:
         [{"days": -1}, {"days": 10**6}, {"batch": 0}, {"visitors_older_than": -1, "days": 3}],
     )
     def test_refuses_what_makes_no_sense(self, options: dict[str, int]) -> None:
-        with pytest.raises(CommandError, match="must be 0 to 36500, --batch 1 or more"):
+        with pytest.raises(CommandError, match="must be from 0 to 36500, and --batch must"):
             call_command("purge_affiliations", **options)
 
 
@@ -285,26 +286,31 @@ def came(count: int, *, days: int = 100, **fields: Any) -> list[Visitor]:
 
 
 def clicks() -> dict[Any, int]:
-    """Count the clicks as a report does: by partner, day and labels, with what was purged."""
+    """Count the clicks as a report does: by partner, day and sub id, with what was purged."""
     found: Counter[Any] = Counter()
-    labels = ("sub1", "sub2", "sub3", "sub4", "sub5")
     for visitor in Visitor.objects.filter(is_test=False):
-        day = timezone.localdate(visitor.referred_on)
-        found[(visitor.partner_id, day, *(getattr(visitor, name) for name in labels))] += 1
-    for row in PurgedClicks.objects.all():
-        key = (row.partner_id, row.day, *(getattr(row, name) for name in labels))
-        found[key] += row.count
+        kind = (visitor.partner_id, timezone.localdate(visitor.referred_on))
+        found[(*kind, 0, "")] += 1
+        for number in range(1, 6):
+            found[(*kind, number, getattr(visitor, f"sub{number}"))] += 1
+    for row in DailyClicks.objects.all():
+        found[row.partner_id, row.day, row.sub_id, row.label] += row.count
     return dict(found)
+
+
+def purged() -> DailyClicks:
+    """Return the one row of the purged visitors as such."""
+    return DailyClicks.objects.get(sub_id=0)
 
 
 class TestThePurgeOfVisitors:
     def test_removes_who_came_long_ago_and_what_was_not_counted_of_them(self) -> None:
         [visitor, *_] = came(3, days=401)
-        UncountedTrigger.objects.add(visitor, "Order placed", Reason.NO_REFERENCE, "", ago(400))
+        UncreditedTrigger.objects.add(visitor, "Order placed", Reason.NO_REFERENCE, "", ago(400))
         kept = came(1, days=399)
         assert list(privacy.purge(ago(400))) == [3]
         assert list(Visitor.objects.all()) == kept
-        assert not UncountedTrigger.objects.exists()
+        assert not UncreditedTrigger.objects.exists()
 
     @pytest.mark.parametrize(
         "kept",
@@ -319,7 +325,7 @@ class TestThePurgeOfVisitors:
     def test_keeps_for_the_facts_and_for_the_window(self, kept: dict[str, Any]) -> None:
         came(1, **kept)
         assert sum(privacy.purge(ago(10))) == 0
-        assert not PurgedClicks.objects.exists()
+        assert not DailyClicks.objects.exists()
         assert Visitor.objects.exists()
 
     def test_keeps_within_the_window_of_the_settings_and_a_session_long_without_one(
@@ -372,8 +378,9 @@ class TestThePurgeOfVisitors:
     def test_writes_one_row_for_what_a_report_cannot_tell_apart(self) -> None:
         came(5)
         assert list(privacy.purge(ago(10))) == [5]
-        [row] = PurgedClicks.objects.all()
-        assert (row.count, str(row)) == (5, f"{row.day}: 5")
+        assert DailyClicks.objects.count() == 6
+        row = purged()
+        assert (row.count, row.purged, str(row)) == (5, 5, f"{row.day}: 5")
 
     def test_counts_by_the_day_of_the_site(self, settings: Any) -> None:
         settings.TIME_ZONE = "Pacific/Auckland"
@@ -381,30 +388,31 @@ class TestThePurgeOfVisitors:
         VisitorFactory(referred_on=noon)
         with timezone.override("America/New_York"):
             sum(privacy.purge(ago(10)))
-        assert PurgedClicks.objects.get().day == (noon + timedelta(days=1)).date()
+        assert purged().day == (noon + timedelta(days=1)).date()
 
     def test_needs_no_time_zones(self, settings: Any) -> None:
         settings.USE_TZ = False
         visitor = VisitorFactory(referred_on=timezone.now() - timedelta(days=100))
         assert sum(privacy.purge(timezone.now())) == 1
-        assert PurgedClicks.objects.get().day == visitor.referred_on.date()
+        assert purged().day == visitor.referred_on.date()
 
     def test_goes_in_batches(self) -> None:
         partner = PartnerFactory()
         came(4, partner=partner)
         came(2)
         assert list(privacy.purge(ago(10), batch=3)) == [3, 1, 2]
-        assert clicks()[(partner.pk, ago(100).date(), "", "", "", "", "")] == 4
+        assert clicks()[partner.pk, ago(100).date(), 0, ""] == 4
 
     def test_costs_the_same_for_each_batch_of_any_size(self) -> None:
         counts = []
+        rollups.ensure_state()
         for size in (1, 50):
             came(size)
             with CaptureQueriesContext(connection) as queries:
                 assert [count for count in privacy.purge(ago(10), batch=50) if count] == [size]
             counts.append(len(queries))
             Partner.objects.all().delete()
-        assert counts[0] == counts[1] <= 16
+        assert counts[0] == counts[1] <= 21
 
     def test_takes_nothing_back_that_was_credited_meanwhile(
         self, monkeypatch: pytest.MonkeyPatch
@@ -421,13 +429,14 @@ class TestThePurgeOfVisitors:
         monkeypatch.setattr(privacy.transaction, "atomic", meanwhile)
         assert list(privacy.purge(ago(10))) == [1]
         assert Visitor.objects.get() == credited
-        assert PurgedClicks.objects.get().count == 1
+        assert purged().count == 1
 
     def test_removes_nobody_where_the_number_cannot_be_written(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         came(2)
-        monkeypatch.setattr(privacy, "_rolled_up", lambda gone: [PurgedClicks(count=1)])
+        nobody = rollups._TotalKey(partner_id=None, day=ago(100).date(), sub_id=0, label="")  # type: ignore[arg-type]
+        monkeypatch.setattr(rollups, "_count_by_key", lambda visitors: Counter({nobody: 1}))
         with pytest.raises(IntegrityError):
             list(privacy.purge(ago(10)))
         assert Visitor.objects.count() == 2

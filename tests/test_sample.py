@@ -12,7 +12,7 @@ from django.utils import timezone
 from standardwebhooks import Webhook
 
 from affiliations.callbacks import outbox
-from affiliations.callbacks.sample import send_test_callback
+from affiliations.callbacks.test_callback import send_test_callback
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import Callback, CallbackAttempt, Conversion, Subscription, Visitor
 from affiliations.placeholders import NAMES
@@ -26,7 +26,7 @@ NO = b"HTTP/1.1 404 No\r\nContent-Length: 12\r\n\r\nno such page"
 
 @pytest.fixture(autouse=True)
 def _this_machine(settings: Any) -> None:
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
 
 
 def called(server: RawPartner) -> tuple[str, dict[str, str]]:

@@ -7,8 +7,9 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from affiliations import conversions, screening, visitors
+from affiliations.conversions import recording, screening
 from affiliations.models import Callback, Conversion, Visitor
+from affiliations.tracking import visitors
 from affiliations.triggers import complete_trigger
 from tests.arrivals import referred, request_of
 from tests.factories import PartnerFactory, UserFactory
@@ -51,7 +52,7 @@ def ending(visitor: Visitor, user: Any, instance: object) -> str | None:
 def record(visitor: Visitor, **stated: Any) -> Conversion:
     fresh = visitors.find(visitor.pk)
     assert fresh is not None
-    return conversions.record(fresh, TRIGGER, **stated)
+    return recording.record(fresh, TRIGGER, **stated)
 
 
 # The default
@@ -98,8 +99,8 @@ def test_a_partner_who_orders_as_a_guest_is_known_by_the_visitor() -> None:
     Visitor.objects.update(user=user)
     assert record(visitor, reference="1").status == "approved"
     visitor.partner.users.add(user)
-    assert record(visitor, reference="2").reason == screening.OWN_ACCOUNT
-    assert record(visitor, user=UserFactory(), reference="3").status == "approved"
+    assert record(visitor, reference="2").reason == screening.OWN_VISITOR
+    assert record(visitor, user=UserFactory(), reference="3").reason == screening.OWN_VISITOR
 
 
 def test_who_is_not_logged_in_is_nobody() -> None:

@@ -1,4 +1,4 @@
-"""A partner who hangs, seen from the visitor's browser, behind the servers that sites run on."""
+"""Behind the servers that sites run on: a partner who hangs, and whose order it is."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ from typing import Any
 
 import pytest
 
-from affiliations.models import Callback, Partner
+from affiliations.models import Callback, Conversion, Partner
 from tests.factories import SubscriptionFactory
+from tests.hosts import FOR_EVER, HANG
 from tests.raw_partner import OK, RawPartner
+from tests.testapp.models import Order
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.server,
+    pytest.mark.slow,
+]
 
 GUNICORN = ["gunicorn", "django.core.wsgi:get_wsgi_application()", "--workers=1"]
-UVICORN = ["uvicorn", "django.core.asgi:get_asgi_application", "--factory", "--log-level=warning"]
+UVICORN = ["uvicorn", "django.core.asgi:get_asgi_application", "--factory"]
+UVICORN += ["--log-level=warning", "--timeout-keep-alive=60"]
 
 #: (the command without its address, whether it keeps a connection alive, the page that converts)
 SERVERS = [
     pytest.param(GUNICORN, False, "/order/", id="gunicorn sync"),
     pytest.param([*GUNICORN, "--preload"], False, "/order/", id="gunicorn preload"),
-    pytest.param([*GUNICORN, "--threads=2"], True, "/order/", id="gunicorn threads"),
+    pytest.param(
+        [*GUNICORN, "--threads=2", "--keep-alive=60"], True, "/order/", id="gunicorn threads"
+    ),
     pytest.param(UVICORN, True, "/order/", id="uvicorn"),
     pytest.param(UVICORN, True, "/async/order/", id="uvicorn async"),
 ]
@@ -39,7 +48,7 @@ class Browser:
 
     def __init__(self, port: int) -> None:
         # What takes longer than this has waited for the partner.
-        self.connection = HTTPConnection("127.0.0.1", port, timeout=8)
+        self.connection = HTTPConnection("127.0.0.1", port, timeout=HANG)
         self.cookie = ""
         self.ports: set[int] = set()
 
@@ -83,7 +92,7 @@ def start(transactional_db: None, tmp_path: Path) -> Iterator[Callable[[list[str
     for process in running:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(HANG)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -99,7 +108,7 @@ def answers(port: int) -> bool:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
@@ -121,7 +130,7 @@ def test_a_partner_who_hangs_delays_neither_the_order_nor_the_next_page(
     visited = threading.Event()
 
     def hang(connection: Any) -> None:
-        visited.wait(10)
+        visited.wait(FOR_EVER)
         connection.sendall(OK)
 
     browser = start(command)
@@ -135,9 +144,46 @@ def test_a_partner_who_hangs_delays_neither_the_order_nor_the_next_page(
         assert browser.send("GET", "/page/") == 200
         callback = Callback.objects.get()
         assert (callback.status, callback.attempt_count) == (Callback.Status.QUEUED, 1)
+        assert not callback.attempts.exists()
         visited.set()
         until(Callback.objects.filter(status=Callback.Status.DELIVERED).exists)
     assert (len(browser.ports) == 1) is keeps_alive
     (request,) = server.requests
     visitor = callback.conversion.visitor_id
     assert request.startswith(f"GET /cb?v={visitor}&c=42 HTTP/1.1\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("command", "page"),
+    [
+        pytest.param(GUNICORN, "/stream/", id="gunicorn sync"),
+        pytest.param([*GUNICORN, "--threads=2"], "/stream/", id="gunicorn threads"),
+        pytest.param(UVICORN, "/async/stream/", id="uvicorn async"),
+    ],
+)
+def test_an_order_in_a_streamed_answer_credits_the_visitor(
+    start: Callable[[list[str]], Browser], partner: Partner, command: list[str], page: str
+) -> None:
+    SubscriptionFactory(partner=partner, counting="every", closes_referral=False)
+    browser = start(command)
+    assert browser.send("GET", partner.link("/page/")) == 302
+    assert browser.send("GET", page) == 200
+    assert browser.send("GET", page) == 200
+    browser.cookie = ""
+    assert browser.send("GET", page) == 200
+    assert Order.objects.count() == 3
+    assert Conversion.objects.filter(visitor__partner=partner).count() == 2
+
+
+def test_a_background_task_is_not_the_visitor_whose_request_has_begun_it(
+    start: Callable[[list[str]], Browser], partner: Partner
+) -> None:
+    SubscriptionFactory(partner=partner, counting="every", closes_referral=False)
+    browser = start(UVICORN)
+    assert browser.send("GET", partner.link("/page/")) == 302
+    assert browser.send("GET", "/async/queue/") == 200
+    browser.cookie = ""
+    for _ in range(2):
+        assert browser.send("GET", "/async/queue/") == 200
+    assert Order.objects.count() == 2
+    assert not Conversion.objects.exists()

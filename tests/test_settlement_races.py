@@ -13,18 +13,25 @@ from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
 
-from affiliations import corrections, decisions, settlements
-from affiliations.models import Conversion, Correction, Partner, Settlement
+from affiliations.conversions import adjustments, decisions, settlements, statement_lines
+from affiliations.conversions.unpaid import Balance
+from affiliations.models import Adjustment, Conversion, Partner, Settlement, StatementLock
 from tests.factories import PartnerFactory
 from tests.test_races import MANY, at_once
 from tests.test_settlements import several
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 Status = Conversion.Status
 Job = Callable[[], Any]
 
 PAYOUT = Decimal("0.1")
+
+
+@pytest.fixture(autouse=True)
+def _lock(transactional_db: None) -> None:
+    """Create what a migration has created, and the end of the last test removed."""
+    StatementLock.objects.get_or_create(pk=1)
 
 
 @pytest.fixture(params=[True, False], ids=["in_transactions", "in_autocommit"])
@@ -54,25 +61,30 @@ def deciding(
 def assert_each_was_paid_once(partner: Partner) -> None:
     """Compare the settlements with their lines, and what was paid with what was decided."""
     for settlement in Settlement.objects.all():
-        lines = list(settlements.statement(settlement))
+        lines = list(statement_lines.statement(settlement))
         assert lines
         assert settlement.total == sum(line.payout for line in lines)
-        assert (settlement.conversion_count, settlement.correction_count) == (
-            sum(line.correction is None for line in lines),
-            sum(line.correction is not None for line in lines),
+        assert (settlement.conversion_count, settlement.adjustment_count) == (
+            sum(line.adjustment is None for line in lines),
+            sum(line.adjustment is not None for line in lines),
         )
     for conversion in Conversion.objects.all():
-        due = corrections.left(conversion)
-        if conversion.status != Status.APPROVED:
+        due = adjustments.current(conversion).payout
+        if conversion.status == Status.PENDING:  # Reopened; it is settled once it is decided.
+            assert due == PAYOUT
+            assert decisions.decide(conversion, Status.REJECTED)
+            due = adjustments.current(conversion).payout
+        if conversion.status == Status.REJECTED:
             assert due == (0 if conversion.settlement else PAYOUT)
-    # And once everything is settled.
+    # And once everything is settled, which a stop for fraud has held back.
+    Partner.objects.update(stopped_on=None)
     settling(partner)()
     paid = sum(settlement.total for settlement in Settlement.objects.all())
     approved = Conversion.objects.filter(status=Status.APPROVED)
-    adjusted = Correction.objects.filter(kind="adjusted", conversion__in=approved)
+    adjusted = Adjustment.objects.filter(kind="adjusted", conversion__in=approved)
     assert paid == approved.count() * PAYOUT + (adjusted.aggregate(sum=Sum("payout"))["sum"] or 0)
     assert not approved.filter(settlement=None).exists()
-    assert not Correction.objects.filter(settlement=None, conversion__in=approved).exists()
+    assert not Adjustment.objects.filter(settlement=None, conversion__in=approved).exists()
 
 
 def test_two_people_settle_at_once_and_each_conversion_is_in_one_statement(kept: Any) -> None:
@@ -119,7 +131,7 @@ def test_settle_against_reject_is_a_conversion_left_out_or_a_correction(kept: An
             *[deciding(one, Status.REJECTED, kept=kept) for one in found[: MANY // 2]],
         )
         for conversion in Conversion.objects.filter(partner=partner):
-            entries = list(conversion.corrections.values_list("kind", "payout"))
+            entries = list(conversion.adjustments.values_list("kind", "payout"))
             rejected = conversion.status == Status.REJECTED
             assert entries == (
                 [("rejected", -PAYOUT)] if rejected and conversion.settlement else []
@@ -150,7 +162,7 @@ def test_settling_beside_decisions_corrections_and_a_stop_for_fraud_pays_what_is
 
     def correcting(conversion: Conversion) -> Job:
         part = {"payout": Decimal("-0.04"), "reason": "A part came back"}
-        return kept(lambda: corrections.correct(conversion, **part))
+        return kept(lambda: adjustments.adjust(conversion, **part))
 
     at_once(
         *[kept(settling(partner))] * 4,
@@ -175,9 +187,9 @@ def test_a_correction_that_is_being_written_goes_along_with_its_conversion() -> 
     moment = timezone.now()
     is_written, is_settling = threading.Event(), threading.Event()
 
-    def correct() -> None:
+    def adjust() -> None:
         with transaction.atomic():
-            corrections.correct(conversion, payout=Decimal("-0.04"), reason="A part came back")
+            adjustments.adjust(conversion, payout=Decimal("-0.04"), reason="A part came back")
             is_written.set()
             is_settling.wait(1)
 
@@ -187,8 +199,8 @@ def test_a_correction_that_is_being_written_goes_along_with_its_conversion() -> 
         is_settling.set()
         return made
 
-    _, made = at_once(correct, settle)
-    assert (made.conversion_count, made.correction_count) == (1, 1)
+    _, made = at_once(adjust, settle)
+    assert (made.conversion_count, made.adjustment_count) == (1, 1)
     assert made.total == Decimal("0.06")
 
 
@@ -196,22 +208,51 @@ def test_corrections_at_once_never_take_more_than_there_is(kept: Any) -> None:
     [conversion] = several(PartnerFactory(), 1)
     settling(conversion.partner)()
 
-    def correct() -> Correction | None:
+    def adjust() -> Adjustment | None:
         try:
-            return corrections.correct(
+            return adjustments.adjust(
                 conversion, payout=Decimal("-0.04"), reason="A part came back"
             )
-        except corrections.ValidationError:
+        except adjustments.ValidationError:
             return None
 
-    written = [one for one in at_once(*[kept(correct)] * 8) if one]
-    assert len(written) == Correction.objects.count() == 2
-    assert corrections.left(conversion) == Decimal("0.02")
+    written = [one for one in at_once(*[kept(adjust)] * 8) if one]
+    assert len(written) == Adjustment.objects.count() == 2
+    assert adjustments.current(conversion).payout == Decimal("0.02")
 
 
 def test_two_who_correct_what_they_both_saw_correct_it_once(kept: Any) -> None:
     [conversion] = several(PartnerFactory(), 1)
     part = {"payout": Decimal("-0.01"), "reason": "A part came back", "expected": PAYOUT}
-    written = at_once(*[kept(lambda: corrections.correct(conversion, **part))] * 8)
-    assert sum(one is not None for one in written) == Correction.objects.count() == 1
-    assert timezone.now() - Correction.objects.get().created_on < timedelta(minutes=5)
+    written = at_once(*[kept(lambda: adjustments.adjust(conversion, **part))] * 8)
+    assert sum(one is not None for one in written) == Adjustment.objects.count() == 1
+    assert timezone.now() - Adjustment.objects.get().created_on < timedelta(minutes=5)
+
+
+def test_two_who_create_all_at_once_number_each_statement_once_without_a_gap(
+    kept: Any,
+) -> None:
+    partners = [PartnerFactory() for _ in range(MANY)]
+    for partner in partners:
+        several(partner, 2)
+    before = timezone.now()
+
+    def create(chosen: list[Partner]) -> Job:
+        balances = {(one.pk, "EUR"): Balance(2, 2 * PAYOUT) for one in chosen}
+        return kept(lambda: settlements.settle_all(before, chosen=balances))
+
+    halves = partners[::2], partners[1::2]
+    found = at_once(*map(create, halves), create(partners), create(partners[::-1]))
+    made = [one for result in found for one in result.settlements]
+    assert sorted(one.partner_id for one in made) == [one.pk for one in partners]
+    numbers = Settlement.objects.order_by("year_number").values_list("year_number", flat=True)
+    assert list(numbers) == list(range(1, MANY + 1))
+    assert len({one.serial_number for one in made}) == MANY
+
+
+def test_the_first_statements_of_all_are_numbered_apart(kept: Any) -> None:
+    partners = [PartnerFactory() for _ in range(8)]
+    for partner in partners:
+        several(partner, 1)
+    made = at_once(*[kept(settling(partner)) for partner in partners])
+    assert sorted(one.year_number for one in made) == list(range(1, 9))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from affiliations.callbacks import delivery, signature
+from affiliations.callbacks import signature, worker
 from affiliations.callbacks.transport import send
-from affiliations.models import Callback, Partner
+from affiliations.models import Callback, CallbackAttempt, Partner
 from affiliations.models.partner import new_signing_secret
-from tests.factories import CallbackFactory, PartnerFactory
-from tests.raw_partner import RawPartner, redirecting, sending
+from tests.factories import CallbackFactory, PartnerFactory, SubscriptionFactory
+from tests.raw_partner import OK, RawPartner, redirecting
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ID = "0123456789abcdef0123456789abcdef"
@@ -25,7 +27,7 @@ ID = "0123456789abcdef0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def _this_machine(settings: Any) -> None:
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
 
 
 def verify(request: bytes, secret: str = SECRET) -> None:
@@ -38,7 +40,8 @@ def verify(request: bytes, secret: str = SECRET) -> None:
 
 
 def signed(path_and_query: str) -> dict[str, str]:
-    return dict(signature.headers(path_and_query, webhook_id=ID, secret=SECRET))
+    callback = Callback(webhook_id=ID, partner=Partner(signing_secret=SECRET))
+    return dict(signature.headers(callback, path_and_query))
 
 
 def called(path: str) -> bytes:
@@ -77,13 +80,36 @@ class TestASignature:
         verify(called(path))
 
     def test_holds_after_a_redirect(self) -> None:
-        with RawPartner() as last, RawPartner() as first:
+        def answer(connection: socket.socket) -> None:
             # A header is bytes, and these are UTF-8.
-            location = f"{last.url}/é?v=%7e 1#x".encode().decode("latin-1")
-            first.answer = sending(redirecting(location))
-            assert send(f"{first.url}?v=1", signed).delivered
-            verify(first.requests[0])
-            verify(last.requests[0])
+            location = f"{partner.url}/é?v=%7e 1&w=%2f50%#x".encode().decode("latin-1")
+            connection.sendall(redirecting(location) if len(partner.requests) == 1 else OK)
+
+        with RawPartner(answer) as partner:
+            assert send(f"{partner.url}?v=1", signed).delivered
+        for request in partner.requests:
+            verify(request)
+        assert b"/cb/%C3%A9?v=~%201&w=%2F50%25 " in partner.requests[1]
+
+    @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
+    def test_is_not_given_to_another_server(self, address: str) -> None:
+        with (
+            RawPartner(address=address) as other,
+            RawPartner(redirecting(f"{other.url}?v=1")) as partner,
+        ):
+            assert send(f"{partner.url}?v=1", signed).delivered
+        verify(partner.requests[0])
+        assert b"webhook-" not in other.requests[0].lower()
+
+    def test_is_not_given_to_another_server_that_seems_to_be_the_own_one(self) -> None:
+        def answer(connection: socket.socket) -> None:
+            # A backslash ends the host, where it is called.
+            connection.sendall(redirecting(rf"http://{other.host}\@{partner.host}/cb?v=1"))
+
+        with RawPartner() as other, RawPartner(answer) as partner:
+            assert send(f"{partner.url}?v=1", signed).delivered
+        assert len(other.requests) == 1
+        assert b"webhook-" not in other.requests[0].lower()
 
     def test_of_another_id_another_secret_or_another_address_is_refused(self) -> None:
         request = called("/cb?v=1")
@@ -117,9 +143,9 @@ class TestASignature:
 
 @pytest.mark.django_db
 class TestADeliveredCallback:
-    def deliver(self, partner_server: RawPartner) -> Partner:
-        callback = CallbackFactory(url=f"{partner_server.url}?v=1")
-        assert delivery.deliver([callback.pk]).delivered == 1
+    def deliver(self, partner_server: RawPartner, **fields: Any) -> Partner:
+        callback = CallbackFactory(url=f"{partner_server.url}?v=1", **fields)
+        assert worker.deliver([callback.pk]).delivered == 1
         return callback.partner
 
     def test_is_signed_with_the_secret_of_its_partner(self) -> None:
@@ -134,24 +160,74 @@ class TestADeliveredCallback:
             callback = CallbackFactory(url=server.url)
             for _ in range(2):
                 Callback.objects.update(next_attempt_on=callback.created_on - timedelta(hours=1))
-                delivery.deliver([callback.pk])
+                worker.deliver([callback.pk])
             for request in server.requests:
                 assert f"\r\nwebhook-id: {callback.webhook_id}\r\n".encode() in request
                 verify(request, callback.partner.signing_secret)
             assert len(server.requests) == 2
 
-    def test_is_signed_with_the_new_secret_after_it_was_replaced(
+    def test_is_signed_with_both_secrets_for_a_day_after_one_was_replaced(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with RawPartner() as server:
             old = self.deliver(server)
             call_command("replace_signing_secret", old.uid)
             new_secret = capsys.readouterr().out.strip()
-            callback = CallbackFactory(url=server.url, partner=Partner.objects.get(pk=old.pk))
-            delivery.deliver([callback.pk])
+            self.deliver(server, partner=Partner.objects.get(pk=old.pk))
             verify(server.requests[1], new_secret)
+            verify(server.requests[1], old.signing_secret)
+
+            Partner.objects.update(previous_secret_until=timezone.now())
+            self.deliver(server, partner=Partner.objects.get(pk=old.pk))
+            verify(server.requests[2], new_secret)
+            with pytest.raises(WebhookVerificationError):
+                verify(server.requests[2], old.signing_secret)
+
+    def test_is_signed_with_the_new_secret_alone_once_staff_end_the_old_one(self) -> None:
+        with RawPartner() as server:
+            old = self.deliver(server)
+            partner = Partner.objects.get(pk=old.pk)
+            partner.replace_signing_secret()
+            partner.end_previous_secret()
+            self.deliver(server, partner=Partner.objects.get(pk=old.pk))
             with pytest.raises(WebhookVerificationError):
                 verify(server.requests[1], old.signing_secret)
+
+    @pytest.mark.parametrize(
+        "secret", ["whsec_x", "whsec_é", "whsec_!!!!", "not base64", "", "whsec_"]
+    )
+    def test_whose_secret_is_invalid_fails_by_our_fault(self, secret: str) -> None:
+        with RawPartner() as server:
+            callback = CallbackFactory(
+                url=server.url, partner=PartnerFactory(signing_secret=secret)
+            )
+            worker.deliver([callback.pk])
+        attempt = CallbackAttempt.objects.get()
+        assert attempt.error == CallbackAttempt.Error.CONFIGURATION
+        assert server.requests == []
+        callback.subscription.refresh_from_db()
+        assert callback.subscription.failure_count == 0
+
+    @pytest.mark.parametrize("secret", ["whsec_x", "", "whsec_"])
+    def test_is_signed_at_once_after_an_invalid_secret_was_replaced(self, secret: str) -> None:
+        with RawPartner() as server:
+            partner = PartnerFactory(signing_secret=secret)
+            new_secret = partner.replace_signing_secret()
+            self.deliver(server, partner=partner)
+            verify(server.requests[0], new_secret)
+
+    def test_that_is_a_post_is_signed_over_its_body(self) -> None:
+        with RawPartner() as server:
+            subscription = SubscriptionFactory(callback_url=server.url, method="POST")
+            callback = CallbackFactory(
+                url=server.url, method="POST", body='{"type":"é"}', subscription=subscription
+            )
+            worker.deliver([callback.pk])
+        head = server.requests[0]
+        assert head.startswith(b"POST /cb HTTP/1.1\r\n")
+        assert b"Content-Type: application/json\r\n" in head
+        lines = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
+        Webhook(callback.partner.signing_secret).verify(callback.body, lines)
 
 
 @pytest.mark.django_db
@@ -178,5 +254,5 @@ class TestReplacingASecret:
         assert Partner.objects.get(pk=other.pk).signing_secret == other.signing_secret
 
     def test_of_nobody_is_an_error(self) -> None:
-        with pytest.raises(CommandError, match="There is no partner 'nobody77'"):
+        with pytest.raises(CommandError, match="Partner 'nobody77' does not exist"):
             call_command("replace_signing_secret", "nobody77")

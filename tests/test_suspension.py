@@ -1,22 +1,24 @@
-"""A subscription whose callbacks keep failing: suspended, held, resumed."""
+"""A subscription whose callbacks keep failing: paused, suspended, resumed."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import connection
 from django.utils import timezone
 
-from affiliations.callbacks import claims, delivery, results, suspension
+from affiliations.callbacks import claims, results, suspension
+from affiliations.callbacks.slots import Slots
 from affiliations.callbacks.transport import Result
-from affiliations.models import Callback, CallbackAttempt, Conversion, Subscription
-from tests.factories import CallbackFactory, ConversionFactory
-from tests.test_results import FAILED, OK, Error, Status, attempt, claim, lease_ends, sent
+from affiliations.models import Callback, CallbackAttempt, Subscription
+from tests.factories import CallbackFactory, ConversionFactory, SubscriptionFactory
+from tests.test_results import FAILED, OK, Error, attempt, claim, lease_ends, sent
 
 OURS = Result(duration_ms=0, error=Error.LOST, message="KeyError('x')", is_our_fault=True)
 
@@ -101,34 +103,57 @@ class TestASubscription:
         assert subscription.failure_count == failures
         assert (subscription.failing_since is None) == (failures == 0)
 
-    def test_that_is_suspended_holds_what_waits_and_keeps_it(
+    @pytest.mark.usefixtures("callbacks")
+    def test_says_in_the_log_that_it_fails_before_it_is_suspended(
+        self, subscription: Subscription, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.fail(4, since=self.LONG)
+        assert caplog.records == []
+        self.fail(5, since=self.LONG)
+        [warning] = caplog.records
+        assert warning.levelname == "WARNING"
+        assert f"Subscription {subscription.pk}: 5 callbacks have failed" in warning.getMessage()
+        self.fail(2, since=self.LONG)
+        assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+    def test_that_is_suspended_keeps_back_what_waits(
         self, callbacks: list[Callback], subscription: Subscription
     ) -> None:
         other = CallbackFactory()
-        self.fail(12, since=self.LONG, result=FAILED)
-        held = set(Callback.objects.filter(status=Status.HELD))
-        assert held == set(callbacks)
-        assert claim() in ([], [other])
-        assert Callback.objects.get(pk=other.pk).status == Status.QUEUED
+        self.fail(13, since=self.LONG)
+        lease_ends()
+        assert claim() == [other]
+        assert Callback.objects.queued().count() == len(callbacks) + 1
 
     @pytest.mark.usefixtures("callbacks")
-    def test_that_is_resumed_sends_what_was_held(self, subscription: Subscription) -> None:
-        self.fail(10, since=self.LONG)
+    def test_that_is_resumed_sends_what_waits_at_once(self, subscription: Subscription) -> None:
+        self.fail(12, since=self.LONG)
         assert suspension.resume(subscription) == 12
         subscription.refresh_from_db()
-        assert subscription.callbacks_suspended_on is None
-        assert (subscription.failure_count, subscription.failing_since) == (0, None)
+        assert not subscription.is_failing
+        assert subscription.failing_since is None
         assert len(claim()) == 12
 
     @pytest.mark.usefixtures("callbacks")
-    def test_that_is_resumed_leaves_the_others_suspended(self, subscription: Subscription) -> None:
+    def test_that_is_resumed_does_not_send_a_second_time_what_is_in_flight(
+        self, subscription: Subscription
+    ) -> None:
+        claimed = claim()
         Subscription.objects.update(callbacks_suspended_on=timezone.now())
-        other = CallbackFactory(status=Status.HELD)
         suspension.resume(subscription)
-        assert Callback.objects.get(pk=other.pk).status == Status.HELD
+        assert claim() == []
+        results.record([sent(callback, OK) for callback in claimed])
 
     @pytest.mark.usefixtures("callbacks")
-    def test_that_is_suspended_holds_its_new_callbacks_too(
+    def test_that_is_resumed_leaves_the_others_suspended(self, subscription: Subscription) -> None:
+        other = CallbackFactory()
+        Subscription.objects.update(callbacks_suspended_on=timezone.now())
+        suspension.resume(subscription)
+        assert Subscription.objects.get(pk=other.subscription_id).is_suspended
+        assert other not in claim()
+
+    @pytest.mark.usefixtures("callbacks")
+    def test_that_is_suspended_keeps_back_its_new_callbacks_too(
         self, subscription: Subscription
     ) -> None:
         self.fail(10, since=self.LONG)
@@ -138,7 +163,6 @@ class TestASubscription:
             )
         )
         assert claim() == []
-        assert set(Callback.objects.values_list("status", flat=True)) == {Status.HELD}
 
     @pytest.mark.usefixtures("callbacks")
     def test_takes_no_notice_of_a_fault_of_ours(self, subscription: Subscription) -> None:
@@ -154,12 +178,12 @@ class TestASubscription:
     def test_takes_no_notice_of_a_test_of_the_deal_that_is_sent_by_hand(
         self, callbacks: list[Callback], subscription: Subscription
     ) -> None:
-        Conversion.objects.update(is_test=True)
+        Callback.objects.update(is_test=True)
         self.fail(12, since=self.LONG)
         subscription.refresh_from_db()
         assert (subscription.failure_count, subscription.callbacks_suspended_on) == (0, None)
 
-    def test_that_is_resumed_hands_over_what_was_held(
+    def test_that_is_resumed_hands_over_what_waits(
         self,
         callbacks: list[Callback],
         subscription: Subscription,
@@ -186,185 +210,235 @@ class TestASubscription:
         assert subscription.callbacks_suspended_on is None
 
 
+BUSY = Result(duration_ms=7, status_code=503, error=Error.HTTP_STATUS)
+
+
+def busy(retry_after: object = "", status: int = 503) -> Result:
+    return replace(BUSY, status_code=status, retry_after=str(retry_after))
+
+
+@pytest.mark.django_db
+class TestABusyServer:
+    """Paused by its own streak, then probed with one callback."""
+
+    MANY = 6
+
+    @pytest.fixture(autouse=True)
+    def _exactly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(suspension, "_JITTER", 0)
+
+    @pytest.fixture(autouse=True)
+    def callbacks(self, subscription: Subscription) -> list[Callback]:
+        conversion = ConversionFactory(
+            visitor__partner=subscription.partner, subscription=subscription
+        )
+        return [
+            CallbackFactory(conversion=conversion, version=version)
+            for version in range(1, self.MANY + 1)
+        ]
+
+    def pause_of(self, subscription: Subscription) -> float:
+        """Return for how many seconds the subscription is paused."""
+        subscription.refresh_from_db()
+        if subscription.callbacks_paused_until is None:
+            return 0
+        return (subscription.callbacks_paused_until - timezone.now()).total_seconds()
+
+    def pause_ends(self) -> None:
+        Subscription.objects.update(callbacks_paused_until=timezone.now())
+
+    def probe(self, result: Result) -> Callback:
+        """Let the pause end and the probe be answered so."""
+        self.pause_ends()
+        [callback] = claim()
+        results.record([sent(callback, result)])
+        return callback
+
+    @pytest.mark.parametrize("status", suspension.BUSY)
+    def test_gets_nothing_more_until_the_pause_is_over(
+        self, status: int, subscription: Subscription
+    ) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, busy(status=status))])
+        assert 4 < self.pause_of(subscription) <= 5
+        assert claim() == []
+        # And none of those that wait has used up an attempt.
+        assert list(Callback.objects.exclude(pk=first.pk).values_list("attempt_count")) == [
+            (0,)
+        ] * (self.MANY - 1)
+
+    def test_is_told_by_nothing_but_such_an_answer(self, subscription: Subscription) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, replace(BUSY, status_code=500, retry_after="60"))])
+        assert self.pause_of(subscription) == 0
+        assert len(claim()) == self.MANY - 1
+
+    def test_gets_one_probe_after_the_pause_the_first_that_is_due(
+        self, subscription: Subscription
+    ) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, BUSY)])
+        self.pause_ends()
+        oldest = Callback.objects.order_by("-pk")[0]
+        Callback.objects.filter(pk=oldest.pk).update(next_attempt_on="2026-01-01T00:00Z")
+        assert claim() == [oldest]
+        assert claim() == []
+
+    def test_is_paused_for_longer_after_each_probe_up_to_an_hour(
+        self, subscription: Subscription
+    ) -> None:
+        pauses = []
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, BUSY)])
+        for _ in range(5):
+            pauses.append(round(self.pause_of(subscription)))
+            self.probe(BUSY)
+        assert pauses == [5, 300, 1800, 3600, 3600]
+
+    def test_says_for_how_long_up_to_a_day(self, subscription: Subscription) -> None:
+        for asked, pause in ((3, 5), (600, 600), (10**6, 86400)):
+            Subscription.objects.update(callbacks_paused_until=None, pause_count=0)
+            Callback.objects.filter(lease_token="").update(next_attempt_on=timezone.now())
+            [callback] = claims.claim(1, Slots())
+            results.record([sent(callback, busy(asked))])
+            assert round(self.pause_of(subscription)) == pause
+
+    def test_counts_once_for_all_that_was_in_flight(self, subscription: Subscription) -> None:
+        results.record([sent(callback, BUSY) for callback in claim()[:4]])
+        subscription.refresh_from_db()
+        assert (subscription.pause_count, subscription.failure_count) == (1, 4)
+        assert self.pause_of(subscription) <= 5
+
+    def test_is_heard_by_its_longest_wish_of_those_in_flight(
+        self, subscription: Subscription
+    ) -> None:
+        first, second, *_ = claim()
+        results.record([sent(first, BUSY)])
+        results.record([sent(second, busy(900))])
+        subscription.refresh_from_db()
+        assert subscription.pause_count == 1
+        assert round(self.pause_of(subscription)) == 900
+
+    def test_is_back_with_any_success(self, subscription: Subscription) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, BUSY)])
+        self.probe(OK)
+        subscription.refresh_from_db()
+        assert not subscription.is_failing
+        assert subscription.pause_count == 0
+        assert len(claim()) == self.MANY - 2
+
+    def test_is_not_back_where_the_probe_fails_in_another_way(
+        self, subscription: Subscription
+    ) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, BUSY)])
+        self.probe(FAILED)
+        assert round(self.pause_of(subscription)) == 300
+
+    def test_gets_another_probe_where_its_worker_died_or_failed_itself(
+        self, subscription: Subscription
+    ) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, BUSY)])
+        self.pause_ends()
+        [probe] = claim()
+        Callback.objects.filter(pk=probe.pk).update(next_attempt_on=timezone.now())
+        [again] = claim()
+        results.record([sent(again, OURS)])
+        assert len(claim()) == 1
+
+    def test_lets_the_row_that_got_the_answer_keep_its_own_schedule(
+        self, subscription: Subscription
+    ) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, BUSY)])
+        for _ in range(3):
+            self.probe(BUSY)
+        # Each probe was another callback, and each has failed once.
+        assert Callback.objects.filter(attempt_count=1).count() == 4
+        assert Callback.objects.filter(attempt_count=0).count() == self.MANY - 4
+
+    def test_is_called_again_at_once_where_staff_resume_it(
+        self, subscription: Subscription
+    ) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, busy(3600))])
+        assert suspension.resume(subscription) == self.MANY
+        assert len(claim()) == self.MANY
+
+    def test_says_nothing_of_the_other_subscriptions_of_its_partner(
+        self, subscription: Subscription
+    ) -> None:
+        [first] = claims.claim(1, Slots())
+        results.record([sent(first, BUSY)])
+        other = CallbackFactory(subscription=SubscriptionFactory(partner=subscription.partner))
+        assert claim() == [other]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_send_one_probe(subscription: Subscription) -> None:
+    conversion = ConversionFactory(visitor__partner=subscription.partner, subscription=subscription)
+    for version in range(1, 9):
+        CallbackFactory(conversion=conversion, version=version)
+    Subscription.objects.update(callbacks_paused_until=timezone.now(), pause_count=1)
+    together = threading.Barrier(4)
+
+    def probe(number: int) -> list[Callback]:
+        try:
+            together.wait(10)
+            return claims.claim(16, Slots())
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        claimed = [callback for found in pool.map(probe, range(4)) for callback in found]
+    assert len(claimed) == 1
+
+
 @pytest.mark.django_db(transaction=True)
 class TestManyCallbacksOfASubscription:
-    """Held and let go a few at a time: a visitor who is being credited for it waits for each."""
+    """Resumed a few at a time."""
 
     MANY = 8
 
     @pytest.fixture(autouse=True)
-    def _few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def suspended(self, subscription: Subscription, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(suspension, "_CHUNK", 3)
-
-    @pytest.fixture
-    def waiting(self, subscription: Subscription) -> Callback:
-        """Make many callbacks that wait, and return one, whose failure will be the tenth."""
-        for _ in range(self.MANY):
-            conversion = ConversionFactory(
-                visitor__partner=subscription.partner, subscription=subscription
-            )
-            CallbackFactory(conversion=conversion)
-        (callback,) = claims.claim(1, per_partner=1, busy={})
-        Subscription.objects.update(
-            failure_count=9, failing_since=timezone.now() - suspension.SUSPEND_AFTER
+        conversion = ConversionFactory(
+            visitor__partner=subscription.partner, subscription=subscription
         )
-        return callback
+        tomorrow = timezone.now() + timedelta(days=1)
+        for version in range(1, self.MANY + 1):
+            CallbackFactory(conversion=conversion, version=version, next_attempt_on=tomorrow)
+        Subscription.objects.update(callbacks_suspended_on=timezone.now())
 
-    @pytest.fixture
-    def suspended(self, waiting: Callback, subscription: Subscription) -> Subscription:
-        """Return the subscription, of which many are held."""
-        results.record([sent(waiting, FAILED)])
-        subscription.refresh_from_db()
-        assert self.stand() == {Status.HELD: self.MANY}
-        return subscription
-
-    def stand(self) -> dict[str, int]:
-        return Counter(Callback.objects.values_list("status", flat=True))
-
-    def test_are_changed_a_few_in_each_transaction(
-        self, waiting: Callback, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+    def test_are_changed_and_handed_over_a_few_in_each_transaction(
+        self, subscription: Subscription, settings: Any
     ) -> None:
-        touched: list[int] = []
-        read: list[str] = []
-        atomic = transaction.atomic
-        table = connection.ops.quote_name(Callback._meta.db_table)
+        settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_suspension.remember"
+        remembered.clear()
+        assert suspension.resume(subscription) == self.MANY
+        assert [len(ids) for ids in remembered] == [3, 3, 2]
+        assert len(claim()) == self.MANY
 
-        @contextmanager
-        def begin(**options: Any) -> Iterator[None]:
-            if not connection.in_atomic_block:  # and none of Django's own inside it
-                touched.append(0)
-            with atomic(**options):
-                yield
-
-        def look(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            done = execute(sql, params, many, context)
-            if sql.startswith(f"UPDATE {table}"):
-                touched[-1] += context["cursor"].rowcount
-            elif sql.startswith("SELECT") and f"FROM {table}" in sql and "FOR " not in sql:
-                read.append(sql)
-            return done
-
-        monkeypatch.setattr(suspension.transaction, "atomic", begin)
-        with connection.execute_wrapper(look):
-            results.record([sent(waiting, FAILED)])
-            assert touched == [1, 3, 3, 2]
-            assert self.stand() == {Status.HELD: self.MANY}
-            touched.clear()
-            assert suspension.resume(subscription) == self.MANY
-            assert touched == [3, 3, 2]
-        assert self.stand() == {Status.QUEUED: self.MANY}
-        keys = [sql for sql in read if "ORDER BY" in sql]
-        assert len(keys) == 8
-        assert all(sql.endswith("LIMIT 3") for sql in keys)
-
-    def after_the_first(self, work: Callable[[], object]) -> Any:
-        """Do something once, when the first few have been changed and committed."""
-        atomic = transaction.atomic
-        done: list[bool] = []
-
-        @contextmanager
-        def begin(**options: Any) -> Iterator[None]:
-            is_ours = not connection.in_atomic_block
-            before = self.stand()
-            with atomic(**options):
-                yield
-            if is_ours and not done and self.stand() != before:
-                done.append(True)
-                work()
-
-        return begin
-
-    def test_are_not_sent_while_others_are_being_held(
-        self, waiting: Callback, monkeypatch: pytest.MonkeyPatch
+    def test_are_not_lost_where_the_process_is_killed(
+        self, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        claimed: list[Callback] = []
-
-        def send() -> None:
-            claimed.extend(claim())
-
-        monkeypatch.setattr(suspension.transaction, "atomic", self.after_the_first(send))
-        results.record([sent(waiting, FAILED)])
-        assert claimed == []
-        assert self.stand() == {Status.HELD: self.MANY}
-
-    def test_are_not_held_where_their_subscription_is_resumed_meanwhile(
-        self, waiting: Callback, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        resumed: list[int] = []
-
-        def resume() -> None:
-            resumed.append(suspension.resume(subscription))
-
-        monkeypatch.setattr(suspension.transaction, "atomic", self.after_the_first(resume))
-        results.record([sent(waiting, FAILED)])
-        assert resumed == [3]
-        assert self.stand() == {Status.QUEUED: self.MANY}
-
-    def test_stay_held_where_their_subscription_is_suspended_again(
-        self, suspended: Subscription, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def suspend() -> None:
-            Subscription.objects.update(callbacks_suspended_on=timezone.now())
-
-        monkeypatch.setattr(suspension.transaction, "atomic", self.after_the_first(suspend))
-        assert suspension.resume(suspended) == 3
-        assert self.stand() == {Status.HELD: self.MANY - 3, Status.QUEUED: 3}
-        suspension.let_go_forgotten()
-        assert self.stand() == {Status.HELD: self.MANY - 3, Status.QUEUED: 3}
-
-    @pytest.fixture
-    def broken_off(self, suspended: Subscription, monkeypatch: pytest.MonkeyPatch) -> Subscription:
-        """Return the subscription; whoever resumed it was killed when a few had been let go."""
-
-        def die() -> None:
+        def die(*args: Any) -> None:
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(suspension.transaction, "atomic", self.after_the_first(die))
-            with pytest.raises(KeyboardInterrupt):
-                suspension.resume(suspended)
-        assert self.stand() == {Status.HELD: self.MANY - 3, Status.QUEUED: 3}
-        return suspended
+        monkeypatch.setattr(suspension.outbox, "dispatch_on_commit", die)
+        with pytest.raises(KeyboardInterrupt):
+            suspension.resume(subscription)
+        assert Callback.objects.queued().count() == self.MANY
+        lease_ends()
+        assert len(claim()) == self.MANY
 
-    def test_are_let_go_by_who_resumes_again(self, broken_off: Subscription) -> None:
-        assert suspension.resume(broken_off) == self.MANY - 3
-        assert self.stand() == {Status.QUEUED: self.MANY}
 
-    @pytest.mark.usefixtures("broken_off")
-    def test_are_let_go_by_a_sweep(self) -> None:
-        other = CallbackFactory(status=Status.HELD)
-        suspended = Subscription.objects.filter(pk=other.subscription_id)
-        suspended.update(callbacks_suspended_on=timezone.now())
-        suspension.let_go_forgotten()
-        assert self.stand() == {Status.QUEUED: self.MANY, Status.HELD: 1}
+remembered: list[Sequence[int]] = []
 
-    @pytest.mark.usefixtures("broken_off")
-    def test_are_let_go_and_sent_by_whoever_sweeps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(delivery.transport, "send", lambda *args: OK)
-        assert delivery.Courier().run().delivered == self.MANY
 
-    def test_are_looked_for_once_a_minute(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        looks: list[float] = []
-        clock = [0.0]
-        monkeypatch.setattr(delivery.time, "monotonic", lambda: clock[0])
-        monkeypatch.setattr(suspension, "let_go_forgotten", lambda: looks.append(clock[0]))
-        courier, moments = delivery.Courier(), iter((1.0, 59.0, 61.0, 62.0, 121.0))
-
-        def rest() -> None:
-            clock[0] = next(moments, clock[0])
-            if clock[0] == 121.0 and looks[-1] == 121.0:
-                courier.stop()
-
-        courier.run(rest=rest)
-        assert looks == [0.0, 61.0, 121.0]
-
-    @pytest.mark.usefixtures("broken_off")
-    def test_are_left_for_the_next_sweep_where_the_database_is_down(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        def refuse(*args: Any) -> Any:
-            raise DatabaseError("the database is down")
-
-        with connection.execute_wrapper(refuse):
-            suspension.let_go_forgotten()
-        assert "the database is down" in caplog.text
+def remember(callback_ids: Sequence[int]) -> None:
+    """Remember what was handed over at once; a dispatcher."""
+    remembered.append(callback_ids)

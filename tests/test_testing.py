@@ -12,8 +12,9 @@ from django.db import transaction
 from django.test import AsyncClient, Client, TestCase, override_settings
 from pytest_httpserver import HTTPServer
 
-from affiliations import conversions, decisions
-from affiliations.callbacks import delivery, sample, wording
+from affiliations.callbacks import outbox, test_callback, worker
+from affiliations.conversions import decisions
+from affiliations.conversions import recording as conversions
 from affiliations.models import Callback, Conversion, Partner, Visitor
 from affiliations.testing import (
     RecordedCallbacks,
@@ -35,13 +36,13 @@ pytestmark = pytest.mark.django_db
 
 def at_once(callback_ids: Sequence[int]) -> None:
     """Send where the dispatcher is called, as an engine does that runs its tasks in the test."""
-    delivery.deliver(callback_ids)
+    worker.deliver(callback_ids)
 
 
 @pytest.fixture(autouse=True)
 def _eager(settings: Any) -> None:
     settings.AFFILIATE_CALLBACK_DISPATCHER = "tests.test_testing.at_once"
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ class RecordingBlock:
         with record_callbacks() as callbacks:
             conversions.record(VisitorFactory(partner=partner), "Order placed", reference="1")
         assert len(callbacks) == 1
-        assert Callback.objects.get(status="cancelled").reason == wording.NO_CLICK_ID
+        assert Callback.objects.get(status="cancelled").reason == outbox.NO_CLICK_ID
 
     def test_leaves_other_callbacks_and_what_is_sent_by_hand_alone(
         self, partner: Partner, httpserver: HTTPServer
@@ -154,7 +155,7 @@ class RecordingBlock:
         older = CallbackFactory(subscription=partner.subscriptions.get())
         with record_callbacks() as callbacks:
             older.save()
-            sample.send_test_callback(partner.subscriptions.get())
+            test_callback.send_test_callback(partner.subscriptions.get())
         older.refresh_from_db()
         assert older.status == "queued"
         assert len(httpserver.log) == 1

@@ -10,22 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.utils import timezone
 
-from affiliations.callbacks.delivery import Courier
-from affiliations.models import Callback, Partner
-from tests.factories import SubscriptionFactory
-from tests.hosts import DISPATCHERS, GUNICORN, UVICORN, manage, serving, until
+from affiliations.callbacks.worker import DeliveryWorker
+from affiliations.models import Callback, CallbackAttempt, Partner
+from tests.factories import CallbackFactory, SubscriptionFactory
+from tests.hosts import (
+    DISPATCHERS,
+    FOR_EVER,
+    GUNICORN,
+    PATIENT,
+    UVICORN,
+    end_leases,
+    manage,
+    serving,
+    until,
+)
 from tests.raw_partner import OK, RawPartner
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.server,
+    pytest.mark.slow,
+]
 
-SETTINGS = {
-    "AFFILIATE_CALLBACK_DISPATCHER": DISPATCHERS + "thread",
-    "AFFILIATE_CALLBACK_LEASE": 3,
-}
-#: Seconds that a visitor may need on a busy machine, and that no partner here is content with.
-AT_ONCE = 3.0
+SETTINGS = PATIENT | {"AFFILIATE_CALLBACK_DISPATCHER": DISPATCHERS + "thread"}
 
 RUNSERVER = ["django", "runserver", "{port}"]
 SERVERS = [
@@ -45,13 +53,13 @@ class Hanging(RawPartner):
         super().__init__(self.hang)
 
     def hang(self, connection: Any) -> None:
-        self.may_answer.wait(20)
+        self.may_answer.wait(FOR_EVER)
         connection.sendall(OK)
 
 
 @pytest.fixture
 def server(partner: Partner, settings: Any) -> Iterator[Hanging]:
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
     with Hanging() as server:
         SubscriptionFactory(partner=partner, callback_url=server.url + "?v={visitor_id}")
         yield server
@@ -63,10 +71,8 @@ def delivered() -> int:
 
 
 def sweep() -> None:
-    """Do what `manage.py deliver_callbacks` does in cron, once the leases have ended."""
-    queued = Callback.objects.queued()
-    until(lambda: not queued.filter(next_attempt_on__gt=timezone.now()).exists())
-    Courier().run()
+    """Do what `manage.py deliver_callbacks` does in cron."""
+    DeliveryWorker().run()
 
 
 class TestUnderAServer:
@@ -75,12 +81,12 @@ class TestUnderAServer:
         self, command: list[str], partner: Partner, server: Hanging
     ) -> None:
         with serving(*command, **SETTINGS) as (_, browser):
-            assert browser.convert(partner) < AT_ONCE
+            browser.convert(partner)
             until(lambda: server.requests)
-            began = time.monotonic()
+            # The partner hangs from here on.
             assert browser.send("GET", "/page/") == 200
-            assert browser.convert(partner) < AT_ONCE
-            assert time.monotonic() - began < 2 * AT_ONCE
+            browser.convert(partner)
+            assert not CallbackAttempt.objects.exists()
             server.may_answer.set()
             until(lambda: delivered() == 2)
         assert len(server.requests) == 2
@@ -93,7 +99,7 @@ class TestUnderAServer:
             until(lambda: server.requests)
             process.popen.terminate()
             threading.Timer(0.5, server.may_answer.set).start()
-            assert process.popen.wait(10) == 0
+            assert process.wait() == 0
         assert delivered() == 1
 
     def test_uvicorn_ends_without_that_and_the_sweep_tells_the_partner(
@@ -104,10 +110,54 @@ class TestUnderAServer:
             browser.convert(partner)
             until(lambda: server.requests)
             process.popen.terminate()
-            process.popen.wait(10)
+            process.wait()
         server.may_answer.set()
+        end_leases()
         sweep()
         assert delivered() == 1
+
+    def test_a_process_that_is_recycled_keeps_no_page_waiting_and_the_next_sends_what_it_left(
+        self, partner: Partner, server: Hanging
+    ) -> None:
+        """gunicorn has one process and replaces it; visitors come, and none of them converts."""
+        recycling = [*GUNICORN, "--max-requests=6"]
+        with serving(*recycling, **SETTINGS) as (process, browser):
+            browser.convert(partner)
+            until(lambda: server.requests)
+            waits = []
+
+            def visit() -> None:
+                began = time.monotonic()
+                assert browser.send("GET", "/page/") == 200
+                waits.append(time.monotonic() - began)
+                browser.connection.close()
+
+            for _ in range(40):
+                visit()
+                if CallbackAttempt.objects.exists():
+                    # The call was given up. Meanwhile the partner's server is up again.
+                    server.may_answer.set()
+                time.sleep(0.1)
+            assert "Autorestarting worker" in process.said()
+            server.may_answer.set()
+            # The last process may have had no visitor yet.
+            until(lambda: visit() or delivered() == 1, 60)
+        # Two seconds, and the time in which gunicorn starts another process on a busy machine.
+        assert max(waits) < 20, waits
+        given_up = CallbackAttempt.objects.earliest("pk")
+        assert (given_up.error, "This process ended" in given_up.message) == ("lost", True)
+        assert Callback.objects.get().attempt_count == 2
+        assert Callback.objects.get().subscription.failure_count == 0
+
+    def test_the_first_visitor_of_a_process_lets_it_send_what_others_have_left(
+        self, partner: Partner, server: Hanging
+    ) -> None:
+        """Such as a server that was killed; nobody converts."""
+        server.may_answer.set()
+        CallbackFactory(url=server.url)
+        with serving(*GUNICORN, **SETTINGS) as (_, browser):
+            assert browser.send("GET", "/page/") == 200
+            until(lambda: delivered() == 1)
 
     def test_a_server_that_is_killed_loses_nothing(self, partner: Partner, server: Hanging) -> None:
         with serving(*GUNICORN, **SETTINGS) as (process, browser):
@@ -115,6 +165,7 @@ class TestUnderAServer:
             until(lambda: server.requests)
             process.kill()
         server.may_answer.set()
+        end_leases()
         sweep()
         assert delivered() == 1
         assert len(server.requests) == 2
@@ -140,7 +191,7 @@ class TestUnderAServer:
 
 
 CONVERT = """
-from affiliations.callbacks import dispatchers
+from affiliations import dispatchers
 from affiliations.models import Callback, Visitor
 from affiliations.triggers import complete_trigger
 import os, time
@@ -152,10 +203,6 @@ def convert():
 def until(condition):
     while not condition():
         time.sleep(0.01)
-
-def is_begun():
-    # Claimed; and then a thread of the pool has to take it up.
-    return Callback.objects.filter(attempt_count=1).exists() and not time.sleep(1)
 
 def is_delivered():
     return not Callback.objects.exclude(status="delivered").exists()
@@ -172,14 +219,16 @@ class TestACommand:
         return run
 
     def test_that_converts_and_ends_finishes_what_is_in_flight(
-        self, run: Any, server: Hanging
+        self, run: Any, server: Hanging, tmp_path: Path
     ) -> None:
-        with run("convert(); until(is_begun)") as process:
+        is_called = tmp_path / "is-called"
+        with run(f"convert(); until(lambda: os.path.exists({str(is_called)!r}))") as process:
             until(lambda: server.requests)
+            is_called.touch()
             time.sleep(0.5)
             assert process.is_running()
             server.may_answer.set()
-            assert process.popen.wait(5) == 0
+            assert process.wait() == 0
             assert "Traceback" not in process.said()
         assert delivered() == 1
 
@@ -190,7 +239,7 @@ class TestACommand:
         """Whatever it had begun is finished and recorded; nothing waits for a lease to end."""
         server.may_answer.set()
         with run(f"for _ in range({count}): convert()") as process:
-            assert process.popen.wait(20) == 0
+            assert process.wait() == 0
             assert "Traceback" not in process.said()
         assert not Callback.objects.queued().exclude(lease_token="").exists()
         assert delivered() == len(server.requests)
@@ -205,9 +254,8 @@ class TestACommand:
         script = "convert(); until(is_delivered); print('ends')"
         with run(script) as process:
             until(lambda: "ends" in process.said())
-            began = time.monotonic()
-            assert process.popen.wait(5) == 0
-            assert time.monotonic() - began < 1.5
+            # If it waited, then for the deadline of a call, which is longer than this does.
+            assert process.wait() == 0
 
     def test_that_forks_sends_by_a_thread_of_each_process(self, run: Any, server: Hanging) -> None:
         server.may_answer.set()
@@ -226,5 +274,5 @@ else:
     os._exit(0)
 """
         with run(script) as process:
-            assert process.popen.wait(20) == 0, process.said()
+            assert process.wait() == 0, process.said()
         assert delivered() == len(server.requests) == 3

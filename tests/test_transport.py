@@ -13,9 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core import serializers
+from django.utils import timezone
+from hypothesis import example, given, reject
+from hypothesis import strategies as st
 from requests_hardened.ip_filter import get_ip_address
 
+from affiliations import placeholders
 from affiliations.callbacks import addresses, connections, transport
+from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import CallbackAttempt
 from tests.raw_partner import (
     CERTIFICATE,
@@ -34,12 +40,20 @@ pytestmark = pytest.mark.only_on("sqlite")
 Error = CallbackAttempt.Error
 
 
+#: Milliseconds after which a call hangs. Partners who hang do it for longer, unless it is ended.
+HANG = 20_000
+
+
 @pytest.fixture(autouse=True)
-def _short(settings: Any) -> None:
-    """Call partners on this machine, and wait for none of them long."""
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
-    settings.AFFILIATE_CALLBACK_TIMEOUT = (0.5, 0.5)
-    settings.AFFILIATE_CALLBACK_DEADLINE = 5
+def _patient(settings: Any) -> None:
+    """Call partners on this machine, and wait for them, however busy it is."""
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
+    settings.AFFILIATE_CALLBACK_TIMEOUT = (20, 20)
+    settings.AFFILIATE_CALLBACK_DEADLINE = 60
+
+
+def wait_briefly(settings: Any) -> None:
+    settings.AFFILIATE_CALLBACK_TIMEOUT = (1, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +65,10 @@ def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     adapter = transport._Adapter()
     monkeypatch.setattr(transport, "_adapter", adapter)
-    connections._read_bundle.cache_clear()
+    connections.tls_context.cache_clear()
     gc.freeze()  # what is older than this test would take longer to look through than the test
     yield
-    connections._read_bundle.cache_clear()
+    connections.tls_context.cache_clear()
     adapter.close()
     gc.collect()
 
@@ -81,7 +95,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 @pytest.fixture
 def public(settings: Any, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let partner.example, on this machine, have a public address, and allow no other kind."""
-    settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = []
     names["partner.example"] = ["127.0.0.2"]
 
     def checked(address: str, port: int, *, allow_loopback: bool) -> Any:
@@ -122,7 +136,9 @@ class TestAnAnswer:
 
     def test_says_how_long_it_took(self) -> None:
         with RawPartner(dripping(b"", [OK], every=0.2)) as partner:
-            assert 150 < transport.send(partner.url).duration_ms < 2000
+            began = time.monotonic()
+            result = transport.send(partner.url)
+            assert 150 < result.duration_ms <= (time.monotonic() - began) * 1000 + 1
 
     def test_is_kept_up_to_4_kib_however_long_it_goes_on(self) -> None:
         drops = itertools.repeat(b"x" * 65536)
@@ -131,7 +147,7 @@ class TestAnAnswer:
             result = transport.send(partner.url)
         assert result.delivered
         assert result.excerpt == "x" * 4096
-        assert result.duration_ms < 3000
+        assert result.duration_ms < HANG
 
     def test_is_not_unpacked(self) -> None:
         packed = bytes.fromhex("1f8b0800000000000003")
@@ -139,13 +155,19 @@ class TestAnAnswer:
         with RawPartner(head + packed) as partner:
             result = transport.send(partner.url)
         assert result.delivered
-        assert result.excerpt == packed.replace(b"\0", b"\xff").decode(errors="replace")
+        assert result.excerpt == "\ufffd" * 10
 
     def test_is_kept_as_text_that_every_database_can_hold(self) -> None:
-        body = b"caf\xe9 \0 caf\xc3\xa9"
-        with RawPartner(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + body) as partner:
+        body = b"caf\xe9 \0 caf\xc3\xa9\r\n\t\x1b[1m\xef\xbf\xbf"
+        with RawPartner(b"HTTP/1.1 200 OK\r\nContent-Length: 23\r\n\r\n" + body) as partner:
             result = transport.send(partner.url)
-        assert result.excerpt == "caf\ufffd \ufffd café"
+        assert result.excerpt == "caf\ufffd \ufffd café\r\n\t\ufffd[1m\ufffd"
+        attempt = CallbackAttempt(
+            callback_id=1, number=1, duration_ms=1, started_on=timezone.now(),
+            response_excerpt=result.excerpt,
+        )  # fmt: skip
+        dump = serializers.serialize("xml", [attempt])
+        assert len(list(serializers.deserialize("xml", dump))) == 1
 
     @pytest.mark.parametrize("status", [100, 102, 103])
     def test_comes_after_any_that_says_it_is_still_to_come(self, status: int) -> None:
@@ -214,9 +236,11 @@ class TestAnAnswer:
         ],
     )
     def test_that_breaks_off_after_a_500_is_the_500(
-        self, status: int, framing: bytes, page: Any, excerpt: str, said: str
+        self, status: int, framing: bytes, page: Any, excerpt: str, said: str, settings: Any
     ) -> None:
         """And asks to come back later, if it does: whatever becomes of its page."""
+        if said == "timed out":
+            wait_briefly(settings)
 
         def answer(connection: socket.socket) -> None:
             head = b"HTTP/1.1 %d No\r\nRetry-After: 120\r\n%b\r\n\r\n" % (status, framing)
@@ -228,7 +252,7 @@ class TestAnAnswer:
         assert (result.status_code, result.error) == (status, Error.HTTP_STATUS)
         assert (result.retry_after, result.excerpt) == ("120", excerpt)
         assert said in result.message
-        assert result.duration_ms < 3000
+        assert result.duration_ms < HANG
 
     def test_is_read_no_further_than_it_is_kept(self) -> None:
         head = b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -238,9 +262,9 @@ class TestAnAnswer:
         assert (result.error, result.message) == (Error.HTTP_STATUS, "")
 
     def test_that_drips_asks_to_come_back_later_too(self, settings: Any) -> None:
-        settings.AFFILIATE_CALLBACK_DEADLINE = 0.6
+        settings.AFFILIATE_CALLBACK_DEADLINE = 1.5
         head = b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\n\r\n"
-        with RawPartner(dripping(head, itertools.repeat(b"x"), every=0.1)) as partner:
+        with RawPartner(dripping(head, itertools.repeat(b"x", 300), every=0.1)) as partner:
             result = transport.send(partner.url)
         assert (result.status_code, result.error) == (503, Error.DEADLINE)
         assert result.retry_after == "120"
@@ -311,6 +335,30 @@ class TestARequest:
         with RawPartner() as partner:
             transport.send(partner.url)
         assert b"authorization" not in partner.requests[0].lower()
+
+    @given(
+        pieces=st.lists(
+            st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="#"))
+            | st.sampled_from(["/", "//", "?", "&", "%", "%2f", "%7e", "%zz", "{click_id}", "{x}"]),
+            max_size=6,
+        ),
+        value=st.text(st.characters(exclude_categories=["Cs"])),
+    )
+    @example(pieces=["/cb?rate=50%off&cid=", "{click_id}"], value="a b&c%20d/é")
+    @example(pieces=["//", "x", "?"], value="")
+    @example(pieces=["?v=", "{click_id}"], value="%")
+    @example(pieces=["/%2f%7e/", "%2E/", "{click_id}"], value="x")
+    def test_is_for_exactly_the_url_that_the_row_shows(self, pieces: list[str], value: str) -> None:
+        with RawPartner() as partner:
+            tail = "".join(pieces)
+            tail = tail if tail.startswith(("/", "?")) else f"/{tail}"
+            try:
+                url = placeholders.render(f"http://{partner.host}{tail}", {"click_id": value})
+            except InvalidCallBackURL:
+                reject()
+            assert transport.send(url).delivered
+        sent = partner.requests[0].split(b"\r\n")[0].decode("ascii")
+        assert sent == f"GET {url.removeprefix(f'http://{partner.host}')} HTTP/1.1"
 
     def test_carries_the_password_that_stands_in_the_callback_url(self) -> None:
         with RawPartner() as partner:
@@ -418,7 +466,7 @@ class TestARedirect:
         with RawPartner(answer) as partner:
             result = transport.send(partner.url)
         assert result.delivered
-        assert result.duration_ms < 3000
+        assert result.duration_ms < HANG
 
     def test_whose_address_is_no_text_is_no_answer(self) -> None:
         assert failure(redirecting("/\xff\xfe")).error in (Error.PROTOCOL, Error.REDIRECTS)
@@ -461,10 +509,12 @@ class TestAPartner:
             pytest.param(hanging_after(), Error.TIMEOUT, id="hangs"),
         ],
     )
-    def test_who_misbehaves_is_told_apart(self, answer: Any, error: str) -> None:
+    def test_who_misbehaves_is_told_apart(self, answer: Any, error: str, settings: Any) -> None:
+        if error == Error.TIMEOUT:
+            wait_briefly(settings)
         result = failure(answer)
         assert (result.error, result.status_code) == (error, None)
-        assert result.duration_ms < 3000
+        assert result.duration_ms < HANG
 
     @pytest.mark.parametrize(
         ("rest", "error"),
@@ -483,8 +533,11 @@ class TestAPartner:
     )
     @pytest.mark.parametrize("status", [200, 500])
     def test_who_goes_wrong_after_the_status_line_has_said_yes_or_no(
-        self, status: int, rest: Any, error: str
+        self, status: int, rest: Any, error: str, settings: Any
     ) -> None:
+        if error != Error.PROTOCOL:
+            wait_briefly(settings)
+
         def answer(connection: socket.socket) -> None:
             connection.sendall(b"HTTP/1.1 %d Now\r\n" % status)
             rest(connection)
@@ -493,9 +546,10 @@ class TestAPartner:
             result = transport.send(partner.url)
         assert result.status_code == status
         assert result.error == ("" if status == 200 else error)
-        assert result.duration_ms < 3000
+        assert result.duration_ms < HANG
 
-    def test_who_does_not_accept_is_told_apart(self) -> None:
+    def test_who_does_not_accept_is_told_apart(self, settings: Any) -> None:
+        wait_briefly(settings)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)
@@ -509,15 +563,16 @@ class TestAPartner:
                 for waiting in full:
                     waiting.close()
         assert result.error == Error.TIMEOUT
-        assert result.duration_ms < 3000
+        assert result.duration_ms < HANG
 
 
+@pytest.mark.slow
 class TestTheDeadline:
     """A timeout is for each wait; a drop every now and then outlives them all."""
 
     @pytest.fixture(autouse=True)
     def _soon(self, settings: Any) -> None:
-        settings.AFFILIATE_CALLBACK_DEADLINE = 0.6
+        settings.AFFILIATE_CALLBACK_DEADLINE = 1.5
 
     @pytest.mark.parametrize("tls", [False, True])
     @pytest.mark.parametrize(
@@ -539,40 +594,33 @@ class TestTheDeadline:
     def test_ends_what_comes_drop_by_drop(
         self, head: bytes, drop: bytes, status: int | None, tls: bool
     ) -> None:
-        answer = dripping(head, itertools.repeat(drop), every=0.1)
+        answer = dripping(head, itertools.repeat(drop, 300), every=0.1)
         with RawPartner(answer, tls=tls) as partner:
             result = transport.send(partner.url)
         assert (result.error, result.status_code) == (Error.DEADLINE, status)
-        assert 550 < result.duration_ms < 3000
+        assert 1450 < result.duration_ms < HANG
 
     @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
     def test_ends_what_comes_drop_by_drop_after_a_2xx_which_is_delivered(self, head: bytes) -> None:
-        answer = dripping(head, itertools.repeat(b"x"), every=0.1)
+        answer = dripping(head, itertools.repeat(b"x", 300), every=0.1)
         with RawPartner(answer) as partner:
             result = transport.send(partner.url)
         assert (result.delivered, result.status_code) == (True, 200)
-        assert 550 < result.duration_ms < 3000
-
-    def test_ends_100_continue_that_comes_without_a_pause(self) -> None:
-        answer = dripping(b"", itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 99), every=0)
-        result = failure(answer)
-        assert result.error == Error.DEADLINE
-        assert result.duration_ms < 3000
+        assert 1450 < result.duration_ms < HANG
 
     def test_holds_for_all_redirects_together(self) -> None:
-        answer = dripping(b"", [redirecting("/again")], every=0.25)
+        answer = dripping(b"", [redirecting("/again")], every=0.5)
         result = failure(answer)
         assert result.error == Error.DEADLINE
-        assert result.duration_ms < 3000
+        assert result.duration_ms < HANG
 
     def test_holds_for_connecting_too(self, settings: Any) -> None:
-        settings.AFFILIATE_CALLBACK_TIMEOUT = (30, 30)
+        settings.AFFILIATE_CALLBACK_TIMEOUT = (60, 60)
         with RawPartner(hanging_after()) as partner:
-            began = time.monotonic()
             # The server waits for the client to begin with TLS, and the client for its answer.
             result = transport.send(partner.url.replace("http:", "https:"))
         assert result.error == Error.DEADLINE
-        assert time.monotonic() - began < 5
+        assert result.duration_ms < HANG
 
 
 class TestTls:
@@ -587,11 +635,9 @@ class TestTls:
         with RawPartner(tls=True) as partner:
             assert transport.send(partner.url).delivered
 
-    @pytest.mark.parametrize(
-        ("content", "error"), [(None, Error.CONNECT), ("", Error.TLS), ("nonsense", Error.TLS)]
-    )
+    @pytest.mark.parametrize("content", [None, "", "nonsense"])
     def test_with_nothing_to_trust_is_refused_at_once(
-        self, content: str | None, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bundle = tmp_path / "bundle.pem"
         if content is not None:
@@ -599,8 +645,8 @@ class TestTls:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
         with RawPartner(tls=True) as partner:
             result = transport.send(partner.url)
-        assert result.error == error
-        assert content is not None or str(bundle) in result.message
+        assert result.error == Error.CONFIGURATION
+        assert str(bundle) in result.message
         assert partner.connections == 0
 
     def test_with_a_self_signed_certificate_is_refused(self) -> None:
@@ -649,7 +695,7 @@ class TestAPrivateAddress:
         "host", ["127.0.0.1", "127.1", "localhost", "0.0.0.0", "2130706433", "[::ffff:127.0.0.1]"]
     )
     def test_of_this_machine_is_not_called(self, host: str, settings: Any) -> None:
-        settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
+        settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = []
         with RawPartner() as partner:
             result = transport.send(partner.url.replace("127.0.0.1", host))
         assert result.error == Error.BLOCKED_ADDRESS
@@ -674,7 +720,7 @@ class TestAPrivateAddress:
         ],
     )
     def test_of_this_network_is_not_called(self, host: str, settings: Any) -> None:
-        settings.AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = False
+        settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = []
         assert transport.send(f"http://{host}/cb").error == Error.BLOCKED_ADDRESS
 
     @pytest.mark.usefixtures("public")

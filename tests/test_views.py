@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from html import unescape
 from typing import Any
@@ -14,11 +14,22 @@ import pytest
 from django.conf import settings as django_settings
 from django.http import HttpRequest
 from django.test import Client, override_settings
+from django.urls import reverse
 from django.utils.html import strip_tags
 from django.utils.timezone import override
 
-from affiliations import corrections, decisions, settlements
-from affiliations.models import Conversion, Partner, Settlement, Subscription, Visitor
+from affiliations import urls
+from affiliations.conversions import adjustments, decisions, settlements
+from affiliations.dates import Period
+from affiliations.exceptions import Reason
+from affiliations.models import (
+    Conversion,
+    FilteredClicks,
+    Partner,
+    Settlement,
+    Subscription,
+    Visitor,
+)
 from tests.browsers import HANDLERS, Browser
 from tests.factories import (
     ConversionFactory,
@@ -30,7 +41,8 @@ from tests.factories import (
 from tests.settings import MANY_ROWS
 
 pytestmark = pytest.mark.django_db
-QUERIES = 12
+QUERIES = 13
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 NOW = datetime.now(timezone.utc)
 Status = Conversion.Status
@@ -107,6 +119,30 @@ class TestTheLink:
         assert answer.status == 200
         assert partner.name in answer.body.decode()
 
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+    def test_opens_each_page_on_a_site_that_requires_a_login(
+        self, settings: Any, browser: Browser, partner: Partner, method: str
+    ) -> None:
+        """A redirect to the login would have the private link in its URL."""
+        settings.MIDDLEWARE = [*settings.MIDDLEWARE, LOGIN_REQUIRED]
+        subscription = SubscriptionFactory(
+            partner=partner, payout_type=Subscription.PayoutType.FIXED, payout_currency="EUR"
+        )
+        convert(subscription)
+        settled = settlements.settle(partner, "EUR", NOW)
+        assert settled is not None
+        right = {"uid": partner.uid, "token": link(partner).split("/")[-2], "number": settled.pk}
+        wrong = right | {"token": "x" * 43}
+        for pattern in urls.urlpatterns:
+            for known, status in ((right, 200), (wrong, 404)):
+                kwargs = {name: known[name] for name in pattern.pattern.converters}
+                answer = browser.request(
+                    method, reverse(f"affiliations:{pattern.name}", kwargs=kwargs)
+                )
+                assert answer.status == (405 if method == "OPTIONS" else status)
+                assert "Location" not in answer
+        assert browser.get("/page/").status == 302
+
     def test_is_answered_by_a_head_as_well(self, browser: Browser, partner: Partner) -> None:
         assert browser.request("HEAD", link(partner)).status == 200
 
@@ -141,7 +177,7 @@ class TestTheLink:
         convert(subscription)
         Partner.objects.update(active=False)
         seen = see(client, partner)
-        assert "There is no deal at present" in seen
+        assert "The tracking link is inactive" in seen
         assert "Your tracking link" not in seen
         assert "2.00 EUR" in seen
 
@@ -170,7 +206,7 @@ class TestTheLink:
         answers = {name: browser.get(path + rest) for name, path in wrong.items()}
         assert {answer.status for answer in answers.values()} == {404}
         assert len({answer.body for answer in answers.values()}) == 1
-        assert b"There is nothing here" in answers["revoked"].body
+        assert b"Page not found" in answers["revoked"].body
 
     @pytest.mark.parametrize(
         ("path", "queries"),
@@ -256,10 +292,14 @@ class TestThePage:
         VisitorFactory(partner=partner, referred_on=NOW - timedelta(days=10))
         VisitorFactory(partner=partner, is_test=True)
         VisitorFactory()
-        numbers = "Conversions 2 Pending 1 Rejected 0 CR, % {} Payout, EUR 2.00 EPC, EUR {}"
+        numbers = (
+            "Conversions 2 Pending 1 Rejected 0 CR, % {} "
+            "Revenue, EUR 40.00 AOV, EUR 20.00 "
+            "Pending commission, EUR 2.00 Commission (approved), EUR 2.00 EPC, EUR {}"
+        )
         week, month = see(client, partner, "?days=7"), see(client, partner)
-        assert f"Clicks 8 {numbers.format('25.00', '0.2500')}" in week
-        assert f"Clicks 9 {numbers.format('22.22', '0.2222')}" in month
+        assert f"Clicks 8 {numbers.format('25.00', '0.25')}" in week
+        assert f"Clicks 9 {numbers.format('22.22', '0.22')}" in month
 
     @pytest.mark.parametrize(("days", "rows"), [(7, 7), (30, 30), (90, 13), (365, 12)])
     def test_shows_them_over_time_as_charts_and_as_a_table(
@@ -272,9 +312,9 @@ class TestThePage:
     ) -> None:
         convert(subscription)
         shown = client.get(link(partner, f"?days={days}")).content.decode()
-        assert shown.count('<th scope="row">') == rows
+        assert shown.count('<th scope="row">') == rows + 2  # arrived and counted
         titles = re.findall(r"<figcaption>(.*?)</figcaption>\s*<svg", shown)
-        assert titles == ["Clicks", "Conversions", "Payout, EUR"]
+        assert titles == ["Clicks", "Conversions", "Commission (approved), EUR"]
 
     def test_draws_nothing_where_nothing_has_happened(
         self, client: Client, partner: Partner
@@ -310,9 +350,9 @@ class TestThePage:
         self, client: Client, partner: Partner, subscription: Subscription
     ) -> None:
         conversion = convert(subscription)
-        corrections.correct(conversion, payout=Decimal("-0.50"), reason="One of four sent back")
+        adjustments.adjust(conversion, payout=Decimal("-0.50"), reason="One of four sent back")
         seen = see(client, partner)
-        assert "1.50 EUR approved Corrected by -0.50 EUR. One of four sent back" in seen
+        assert "1.50 EUR approved Adjusted by -0.50 EUR. One of four sent back" in seen
 
     def test_shows_a_conversion_that_pays_nothing(
         self, client: Client, partner: Partner, subscription: Subscription
@@ -342,7 +382,9 @@ class TestThePage:
     ) -> None:
         convert(SubscriptionFactory(), click_id="of another")
         convert(subscription, click_id="of a test", is_test=True)
-        assert "None in this period." in see(client, partner)
+        assert "No conversions in this period. Choose a longer period to see earlier ones." in see(
+            client, partner
+        )
         assert file(client.get(link(partner, "conversions.csv"))) == []
 
     def test_shows_the_conversions_of_the_period_that_was_chosen(
@@ -398,7 +440,7 @@ class TestThePage:
         self, client: Client, partner: Partner, subscription: Subscription
     ) -> None:
         convert(subscription)
-        assert "Approved and not settled yet: 2.00 EUR" in see(client, partner)
+        assert "Approved, not yet in a statement: 2.00 EUR" in see(client, partner)
         settlements.settle(partner, "EUR", NOW, reference="INV-7")
         seen = see(client, partner)
         assert "not settled yet" not in seen
@@ -410,7 +452,7 @@ class TestThePage:
         conversion = convert(subscription)
         settlements.settle(partner, "EUR", NOW)
         decisions.decide(Conversion.objects.get(pk=conversion.pk), Status.REJECTED, reason="Back")
-        assert "To be taken off the next settlement: -2.00 EUR" in see(client, partner)
+        assert "To be deducted from the next statement: -2.00 EUR" in see(client, partner)
 
     def test_asks_the_database_as_often_whatever_there_is(
         self,
@@ -420,7 +462,7 @@ class TestThePage:
         django_assert_num_queries: Any,
     ) -> None:
         for _ in range(10):
-            corrections.correct(convert(subscription), payout=Decimal(1), reason="More")
+            adjustments.adjust(convert(subscription), payout=Decimal(1), reason="More")
         settlements.settle(partner, "EUR", NOW)
         convert(subscription)
         with django_assert_num_queries(QUERIES):
@@ -437,7 +479,8 @@ class TestThePage:
             Conversion(visitor_id=key, dedupe_key=f"v:{key}", **facts) for key in keys
         )
         Settlement.objects.bulk_create(
-            Settlement(partner=partner, currency="EUR", before=NOW) for _ in range(MANY_ROWS)
+            Settlement(partner=partner, currency="EUR", before=NOW, year=2026, year_number=number)
+            for number in range(2, MANY_ROWS + 2)
         )
         with django_assert_num_queries(QUERIES):
             client.get(link(partner))
@@ -509,14 +552,130 @@ class TestThePage:
         assert row["Date"] == f"{night:%Y-%m-%d} 00:30:00"
 
 
+class TestTheRevenue:
+    @pytest.mark.parametrize("payout_type", ["fixed", "none"])
+    def test_is_the_sum_of_amounts_that_are_shown(
+        self, client: Client, partner: Partner, subscription: Subscription, payout_type: str
+    ) -> None:
+        convert(subscription)
+        fixed = SubscriptionFactory(partner=partner, payout_type=payout_type)
+        convert(fixed, amount=None, currency="")
+        convert(fixed, status=Status.REJECTED)
+        convert(fixed, created_on=NOW - timedelta(days=20))
+        assert "Revenue, EUR 20.00 AOV, EUR 20.00" in see(client, partner, "?days=7")
+        [*_days, today] = file(client.get(link(partner, "statistics.csv?days=7")))
+        assert today["Revenue, EUR"] == today["AOV, EUR"] == "20.00"
+        # In 30 days there is an order whose amount is not shown to the partner.
+        assert "Revenue" not in see(client, partner)
+        assert "AOV" not in see(client, partner)
+        assert "Commission (approved), EUR" in see(client, partner)
+        [*_days, today] = file(client.get(link(partner, "statistics.csv")))
+        assert "Revenue, EUR" not in today
+        assert today["Commission (approved), EUR"] == "4.00"
+
+    def test_is_in_a_file_with_the_other_statistics(
+        self, client: Client, partner: Partner, subscription: Subscription
+    ) -> None:
+        convert(subscription, status=Status.PENDING, decided_on=None)
+        assert 'href="statistics.csv?days=90"' in client.get(link(partner, "?days=90")).text
+        response = client.get(link(partner, "statistics.csv?days=90"))
+        assert f"statistics-{partner.uid}-" in response["Content-Disposition"]
+        rows = file(response)
+        assert len(rows) == 13
+        assert list(rows[0]) == [
+            "Week",
+            "Clicks",
+            "Conversions",
+            "Pending",
+            "Rejected",
+            "CR, %",
+            "Revenue, EUR",
+            "AOV, EUR",
+            "Pending commission, EUR",
+            "Commission (approved), EUR",
+            "EPC, EUR",
+        ]
+        assert rows[-1]["Pending commission, EUR"] == "2.00"
+        assert date.fromisoformat(rows[-1]["Week"]).weekday() == 0
+
+
+class TestTheTerms:
+    def test_are_shown_line_by_line(self, client: Client, partner: Partner) -> None:
+        assert ">Terms<" not in client.get(link(partner)).text
+        Partner.objects.update(terms="No <b>coupons</b>.\nPaid monthly.\n\nEnds any time.")
+        page = client.get(link(partner)).text
+        assert (
+            "<p>No &lt;b&gt;coupons&lt;/b&gt;.<br>Paid monthly.</p>\n\n<p>Ends any time.</p>"
+        ) in page
+
+
+class TestTheClicks:
+    def test_that_arrived_are_told_in_a_partners_words(
+        self, client: Client, partner: Partner
+    ) -> None:
+        for _ in range(4):
+            VisitorFactory(partner=partner)
+        VisitorFactory(partner=partner, is_test=True)
+        for number, reason in enumerate(
+            (
+                Reason.BOT,
+                Reason.SUBRESOURCE,
+                Reason.HEAD,
+                Reason.PREFETCH,
+                Reason.DUPLICATE_CLICK,
+                Reason.NO_CONSENT,
+                Reason.PARTNER_INACTIVE,
+                Reason.REMOVED,
+            )
+        ):
+            FilteredClicks.objects.add(partner, reason, count=10 - number)
+        FilteredClicks.objects.add(PartnerFactory(), Reason.BOT)
+        FilteredClicks.objects.create(
+            key="x", partner=partner, day=NOW.date(), reason="unheard_of", count=1
+        )
+        told = {
+            "Arrived": "57",
+            "Counted": "4",
+            "Not opened as a page by a person, such as by bots, link previews and frames": "34",
+            "The same visitor clicked the same link again": "6",
+            "The visitor did not agree to tracking": "5",
+            "Your tracking link was inactive": "4",
+            "Removed after a check": "3",
+            "Other reasons": "1",
+        }
+        seen = see(client, partner)
+        assert " ".join(f"{label} {count}" for label, count in told.items()) in seen
+        for reason in (Reason.BOT, Reason.SUBRESOURCE, Reason.REMOVED):
+            assert str(reason.label) not in seen.lower()
+
+        response = client.get(link(partner, "clicks.csv"))
+        assert f"clicks-{partner.uid}-" in response["Content-Disposition"]
+        rows = {row["Result"]: row["Clicks"] for row in file(response)}
+        assert rows == told
+        assert list(rows) == list(told)
+
+    def test_are_those_of_the_period(self, client: Client, partner: Partner) -> None:
+        VisitorFactory(partner=partner, referred_on=NOW - timedelta(days=20))
+        FilteredClicks.objects.add(partner, Reason.BOT, day=NOW.date() - timedelta(days=20))
+        for days, count in ((7, "0"), (30, "2")):
+            assert f"Arrived {count}" in see(client, partner, f"?days={days}")
+            first, *_rest = file(client.get(link(partner, f"clicks.csv?days={days}")))
+            assert first == {"Result": "Arrived", "Clicks": count}
+
+
 class TestTheFileOfConversions:
     def test_has_what_a_partner_needs_to_reckon_for_themselves(
         self, client: Client, partner: Partner, subscription: Subscription
     ) -> None:
         conversion = convert(subscription, click_id="c-42", sub1="mail", reference="order-1234")
-        corrections.correct(conversion, payout=Decimal("-0.50"), reason="One sent back")
+        adjustments.adjust(conversion, payout=Decimal("-0.50"), reason="One sent back")
         response = client.get(link(partner, "conversions.csv"))
-        assert f'filename="{partner.uid}-' in response["Content-Disposition"]
+        past = Period.past(30)
+        period = f"{past.first}-{past.last}"
+        assert (
+            f'filename="conversions-{partner.uid}-{period}.csv"'
+            in (response["Content-Disposition"])
+        )
         [row] = file(response)
         assert row.pop("Date") == f"{conversion.created_on:%Y-%m-%d %H:%M:%S}"
         assert row == {
@@ -530,12 +689,12 @@ class TestTheFileOfConversions:
             "Sub id 5": "",
             "Amount": "20.00",
             "Currency": "EUR",
-            "Payout": "2.00",
+            "Payout": "1.50",
             "Payout currency": "EUR",
             "Status": "approved",
             "Reason": "",
-            "Corrected by": "-0.50",
-            "Why corrected": "One sent back",
+            "Adjustment": "-0.50",
+            "Adjustment reason": "One sent back",
         }
 
     def test_comes_from_every_kind_of_server(
@@ -556,7 +715,7 @@ class TestTheStatement:
     @pytest.fixture
     def settlement(self, partner: Partner, subscription: Subscription) -> Settlement:
         conversion = convert(subscription, click_id="c-42", reference="order-1234")
-        corrections.correct(conversion, payout=Decimal("-0.50"), reason="One sent back")
+        adjustments.adjust(conversion, payout=Decimal("-0.50"), reason="One sent back")
         settled = settlements.settle(partner, "EUR", datetime.now(timezone.utc), reference="INV-7")
         assert settled is not None
         return settled
@@ -566,9 +725,9 @@ class TestTheStatement:
     ) -> None:
         seen = see(client, partner, f"settlements/{settlement.pk}/")
         assert "INV-7" in seen
-        assert "1 conversion 2.00 EUR 1 correction -0.50 EUR Total 1.50 EUR" in seen
+        assert "1 conversion 2.00 EUR 1 adjustment -0.50 EUR Total 1.50 EUR" in seen
         assert "Order placed …1234 c-42 20.00 EUR 2.00 EUR" in seen
-        assert "Correction: adjusted One sent back" in seen
+        assert "Adjustment: payout changed One sent back" in seen
         assert "Here are the first" not in seen
 
     def test_is_a_file_as_well(
@@ -576,13 +735,15 @@ class TestTheStatement:
     ) -> None:
         answer = browser.get(link(partner, f"settlements/{settlement.pk}/statement.csv"))
         rows = list(csv.DictReader(io.StringIO(answer.body.decode("utf-8-sig"), newline="")))
-        assert [(row["What"], row["Payout"], row["Reason"]) for row in rows] == [
+        assert [(row["Description"], row["Payout"], row["Reason"]) for row in rows] == [
             ("Conversion", "2.00", ""),
-            ("Correction: adjusted", "-0.50", "One sent back"),
+            ("Adjustment: payout changed", "-0.50", "One sent back"),
         ]
         assert rows[0]["Reference"] == "…1234"
         assert rows[0]["Amount"] == "20.00"
-        assert "is_correction" not in answer.body.decode()
+        assert "is_adjustment" not in answer.body.decode()
+        name = f"statement-{settlement.serial_number}-{settlement.reference}-{partner.uid}.csv"
+        assert answer["Content-Disposition"].decode() == f'attachment; filename="{name}"'
 
     def test_is_reached_from_the_page_and_leads_back(
         self, client: Client, partner: Partner, settlement: Settlement
@@ -612,13 +773,13 @@ class TestTheStatement:
         subscription: Subscription,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("affiliations.views.LINES", 2)
+        monkeypatch.setattr("affiliations.partner_pages.views.LINES", 2)
         for number in range(3):
             convert(subscription, click_id=f"click-{number}")
         settled = settlements.settle(partner, "EUR", NOW)
         assert settled is not None
         seen = see(client, partner, f"settlements/{settled.pk}/")
-        assert "Here are the first 2 of 3 lines." in seen
+        assert "Showing the first 2 of 3 lines." in seen
         assert "click-1" in seen
         assert "click-2" not in seen
         rows = file(client.get(link(partner, f"settlements/{settled.pk}/statement.csv")))
@@ -636,8 +797,8 @@ class TestTheStatement:
         with django_assert_num_queries(4):
             client.get(path)
         for _ in range(10):
-            corrections.correct(convert(subscription), payout=Decimal(1), reason="More")
+            adjustments.adjust(convert(subscription), payout=Decimal(1), reason="More")
         Conversion.objects.update(settlement=settlement)
-        settlement.corrections.model.objects.update(settlement=settlement)
+        settlement.adjustments.model.objects.update(settlement=settlement)
         with django_assert_num_queries(4):
             client.get(path)

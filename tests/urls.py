@@ -13,8 +13,11 @@ urlpatterns = [
     path("order/", views.order, name="order"),
     path("sign-up/", views.sign_up, name="sign_up"),
     path("something/", views.something, name="something"),
+    path("stream/", views.stream, name="stream"),
     path("async/", views.aplain, name="aplain"),
     path("async/order/", views.aorder, name="aorder"),
     path("async/sign-up/", views.asign_up, name="asign_up"),
     path("async/something/", views.asomething, name="asomething"),
+    path("async/stream/", views.astream, name="astream"),
+    path("async/queue/", views.aqueue, name="aqueue"),
 ]

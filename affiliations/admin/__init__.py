@@ -1,15 +1,16 @@
 """
-The Admin: staff run partners and subscriptions, and look at what has happened.
+The Admin of the app.
 
-Django's autodiscover imports this package, so it imports its rooms, whose classes register
-themselves.
+Django's autodiscover imports this package, so it imports the modules that register the models.
 """
 
 from affiliations.admin import (
-    attempts,
+    adjustments,
     callbacks,
     conversions,
-    corrections,
+    failed_triggers,
+    filtered_clicks,
+    overview,
     partners,
     report,
     settlements,
@@ -18,10 +19,12 @@ from affiliations.admin import (
 )
 
 __all__ = [
-    "attempts",
+    "adjustments",
     "callbacks",
     "conversions",
-    "corrections",
+    "failed_triggers",
+    "filtered_clicks",
+    "overview",
     "partners",
     "report",
     "settlements",

@@ -1,107 +1,148 @@
-"""Callbacks: what partners were told, and how it is sent again."""
+"""Callbacks and their attempts, and sending a callback again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.db import models
 from django.db.models import Q
-from django.http import HttpResponseRedirect
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from affiliations.admin.attempts import CallbackAttemptInline
-from affiliations.admin.decisions import ReasonForm, ask_about_all
-from affiliations.admin.filters import CallbackTriggerFilter, DatesFilter, PartnerFilter, TestFilter
-from affiliations.admin.lists import FactAdmin, badge, short
-from affiliations.admin.pages import may_view, row_page
-from affiliations.admin.searches import ExactSearch, callbacks_meant
-from affiliations.callbacks import outbox, wording
+from affiliations.admin.actions import RowAction, RowActionsMixin, bulk_action, row_action
+from affiliations.admin.base import (
+    FactAdmin,
+    ReadOnlyMixin,
+    badge,
+    callback_badge,
+    column,
+    flag_column,
+    link_column,
+    may_view,
+    short,
+)
+from affiliations.admin.filters import (
+    AttemptTriggerFilter,
+    CallbackPartnerFilter,
+    CallbackTriggerFilter,
+    DatesFilter,
+    GaveUpFilter,
+    PartnerFilter,
+    StartedFilter,
+    SubscriptionFilter,
+)
+from affiliations.admin.pages import ReasonForm
+from affiliations.admin.search import ExactSearch, Term, callbacks_matching, latest
+from affiliations.callbacks import outbox
+from affiliations.conf import settings
 from affiliations.models import Callback, CallbackAttempt, Conversion, Visitor
 
 if TYPE_CHECKING:
     from django.contrib.admin.options import InlineModelAdmin
-    from django.http import HttpRequest, HttpResponse
+    from django.http import HttpRequest
 
 Status = Callback.Status
 
-#: What each page is called, what it says that it does, and what it says that it has done.
-_WORDS: dict[str, tuple[Any, Any, Any]] = {
-    "resend": (
-        _("Send again"),
-        _("The same URL once more, under the same id. The history stays."),
-        _("It goes out again now."),
+#: Only a callback that is being sent refuses an action that is possible, for a minute.
+_RESEND = RowAction(
+    call=lambda row, reason, user: row if outbox.resend(row) else None,
+    possible=outbox.RESENDABLE,
+    title=_("Send again"),
+    done=_("The callback is being sent again."),
+    done_many=ngettext_lazy(
+        "Sending %(count)s callback again.", "Sending %(count)s callbacks again.", "count"
     ),
-    "resend_anew": (
-        _("Send with the current URL"),
-        _(
-            "A new callback beside this one, with the subscription’s callback URL of today and an "
-            "id of its own. A partner who has taken the old one hears of it twice."
-        ),
-        _("A new callback goes out now."),
+    explanation=_(
+        "The same URL is sent again with the same callback id. Earlier attempts are kept."
     ),
-    "cancel": (
-        _("Cancel"),
-        _(
-            "It is not sent. What is on its way at this moment still counts if the partner takes "
-            "it."
-        ),
-        _("It is cancelled."),
+)
+_RESEND_ANEW = RowAction(
+    call=lambda row, reason, user: None if row.conversion is None else outbox.resend_anew(row),
+    possible=Q(conversion__isnull=False) & ~Q(subscription__callback_url=""),
+    title=_("Send with the current URL"),
+    done=_("A new callback is being sent."),
+    done_many=ngettext_lazy(
+        "Sending %(count)s new callback.", "Sending %(count)s new callbacks.", "count"
     ),
-}
+    explanation=_(
+        "A new callback with its own id is sent to the subscription’s current callback URL. A "
+        "partner who has already accepted the old callback receives the event twice."
+    ),
+)
+_CANCEL = RowAction(
+    call=lambda row, reason, user: row if outbox.cancel(row, reason) else None,
+    possible=Q(status=Status.QUEUED),
+    title=_("Cancel"),
+    done=_("The callback was cancelled."),
+    done_many=ngettext_lazy(
+        "Cancelled %(count)s callback.", "Cancelled %(count)s callbacks.", "count"
+    ),
+    form=ReasonForm,
+    explanation=_(
+        "The callback will not be sent. An attempt that is already in progress still delivers it "
+        "if the partner accepts it."
+    ),
+)
 
-#: With which callbacks each can be done; with one that is being sent now, a minute later.
-_ABLE = {
-    "resend": ~Q(event=Callback.Event.TEST)
-    & ~Q(url="")
-    & (
-        Q(status__in=(Status.QUEUED, Status.DELIVERED, Status.EXHAUSTED))
-        | Q(status=Status.CANCELLED, reason=wording.IS_TEST)
-    ),
-    "resend_anew": Q(conversion__isnull=False) & ~Q(subscription__callback_url=""),
-    "cancel": Q(status__in=(Status.QUEUED, Status.HELD)),
-}
+
+class CallbackAttemptInline(ReadOnlyMixin, admin.TabularInline):
+    """The attempts on the page of their callback, for all users who may view the callback."""
+
+    model = CallbackAttempt
+    fields = readonly_fields = (
+        "started_on",
+        "duration_ms",
+        "status_code",
+        "error",
+        "message",
+        "response_excerpt",
+    )
+    ordering = ["-number"]
+    extra = 0
+    show_change_link = True
+
+    def has_view_permission(self, request: HttpRequest, obj: Callback | None = None) -> bool:
+        return True
 
 
 @admin.register(Callback)
-class CallbackAdmin(ExactSearch, FactAdmin):
-    """What partners were told, and how each attempt at it ended."""
-
-    list_display = ["key", "state", "who", "trigger", "event", "of", "attempt_count", "created_on",
-                    "delivered_on"]  # fmt: skip
-    list_filter = [PartnerFilter, CallbackTriggerFilter, "status", "event", TestFilter,
-                   DatesFilter]  # fmt: skip
-    sortable_by = ["key"]
-    tests = Q(event=Callback.Event.TEST) | Q(conversion__is_test=True)
-    plain = {"of": (Conversion, "tells_of"), "visitor": (Visitor, "visitor_id")}
+class CallbackAdmin(RowActionsMixin, ExactSearch, FactAdmin):
+    list_display = ["pk_display", "status_display", "partner_display", "trigger", "event",
+                    "conversion_link", "attempt_count", "created_on", "delivered_on"]  # fmt: skip
+    list_filter = [PartnerFilter, CallbackTriggerFilter, SubscriptionFilter, "status",
+                   GaveUpFilter, "event", "is_test", DatesFilter]  # fmt: skip
+    list_select_related = ["partner", "subscription", "conversion__visitor"]
+    sortable_by = ["pk_display"]
     search_fields = ["webhook_id"]
     search_help_text = _(
-        "The id of the callback or its webhook id, a reference, a click id, the id of the visitor, "
-        "or a user by name or address, in full."
+        "Callback id, webhook id, reference, click id, visitor id, username or exact e-mail."
     )
-    fields = [("key", "state", "why"), ("partner", "subscription", "event"),
-              ("visitor", "conversion"), "url", ("created_on", "delivered_on"), "next_attempt_on",
-              ("attempt_count", "resend_count", "edition", "webhook_id")]  # fmt: skip
-    readonly_fields = ["key", "visitor", "state", "why"]
+    fields = [("pk_display", "status_display", "reason_display"),
+              ("partner", "subscription", "event"), ("visitor_link", "conversion"), "method",
+              "url", "body", ("created_on", "delivered_on"), "next_attempt_on",
+              ("attempt_count", "resend_count", "version", "webhook_id")]  # fmt: skip
+    readonly_fields = ["pk_display", "visitor_link", "status_display", "reason_display"]
     inlines = [CallbackAttemptInline]
-    row_pages = ["resend", "resend_anew", "cancel"]
+    row_actions = {"resend": _RESEND, "resend_anew": _RESEND_ANEW, "cancel": _CANCEL}
+    object_views = ["resend", "resend_anew", "cancel"]
+    skipped_many = ngettext_lazy(
+        "%(count)s callback was skipped, because its status does not allow this action.",
+        "%(count)s callbacks were skipped, because their status does not allow this action.",
+        "count",
+    )
     actions = ["resend_selected", "resend_selected_anew", "cancel_selected"]
-    csv_columns = ["id", "event", "partner", "subscription", "reference", "url", "status", "why",
-                   "attempt_count", "created_on", "delivered_on", "webhook_id"]  # fmt: skip
+    csv_columns = ["id", "event", "partner", "subscription", "reference", "method", "url",
+                   "body", "status", "reason_display", "attempt_count", "created_on",
+                   "delivered_on", "webhook_id"]  # fmt: skip
 
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet:
-        """Know along with a callback what sending it needs."""
-        rows: models.QuerySet = super().get_queryset(request)
-        return rows.select_related("partner", "subscription", "conversion__visitor")
-
-    def meant(self, term: str) -> Q:
-        """Return which are, as everywhere."""
-        return callbacks_meant(term)
+    def search(self, term: Term) -> Q:
+        return callbacks_matching(term)
 
     def get_fields(self, request: HttpRequest, obj: Callback | None = None) -> Any:
-        """Leave out the next attempt where there is none to come."""
+        """Leave out the time of the next attempt if there will be none."""
         is_due = obj is not None and obj.status == Status.QUEUED
         return [
             row for row in super().get_fields(request, obj) if is_due or row != "next_attempt_on"
@@ -110,180 +151,133 @@ class CallbackAdmin(ExactSearch, FactAdmin):
     def get_inline_instances(
         self, request: HttpRequest, obj: Callback | None = None
     ) -> list[InlineModelAdmin]:
-        """Lead from each attempt to its page, where somebody may go there."""
         inlines: list[InlineModelAdmin] = super().get_inline_instances(request, obj)
         for inline in inlines:
             inline.show_change_link = may_view(request, CallbackAttempt)
         return inlines
 
     def offers(self, name: str, row: Callback) -> bool:
-        """Offer what can be done with it as it stands."""
-        is_test = row.event == Callback.Event.TEST
-        waits = row.status in (Status.QUEUED, Status.HELD)
-        return waits if name == "cancel" else not is_test
+        if name == "cancel":
+            return row.status == Status.QUEUED
+        return row.event != Callback.Event.TEST
+
+    reason_display = column("reason_display", _("reason"), label=str)
+    partner_display = column("partner", _("partner"))
+    trigger = column("subscription", _("trigger"))
+    conversion_link = link_column(
+        "conversion",
+        Conversion,
+        _("conversion"),
+        label=lambda conversion: short(conversion.reference or conversion.pk),
+    )
+    visitor_link = link_column("conversion.visitor", Visitor, _("visitor"))
+    reference = column("conversion.reference", _("reference"), label=str)
 
     @admin.display(description=_("status"))
-    def state(self, callback: Callback) -> str:
-        """Return how far it has come, in its colour."""
-        return badge(callback.status, callback.get_status_display())
+    def status_display(self, callback: Callback) -> str:
+        return callback_badge(callback)
 
-    @admin.display(description=_("reason"))
-    def why(self, callback: Callback) -> str:
-        """Return why it was cancelled, in the reader's language."""
-        return gettext(callback.reason) if callback.reason else ""
-
-    @admin.display(description=_("partner"))
-    def who(self, callback: Callback) -> str:
-        """Return who is called, as far as there is room."""
-        return short(callback.partner)
-
-    @admin.display(description=_("trigger"))
-    def trigger(self, callback: Callback) -> str:
-        """Return what the subscription is to, as far as there is room."""
-        return short(callback.subscription)
-
-    @admin.display(description=_("tells of"))
-    def of(self, callback: Callback) -> str:
-        """Return the conversion, by its reference where it has one."""
-        words = self.tells_of(callback)
-        return self.link(callback.conversion, words) if callback.conversion else words
-
-    @admin.display(description=_("tells of"))
-    def tells_of(self, callback: Callback) -> str:
-        """Return the same in words alone."""
-        return short(callback.conversion or "-")
-
-    @admin.display(description=_("visitor"))
-    def visitor(self, callback: Callback) -> str:
-        """Return who was credited."""
-        return self.link(callback.conversion.visitor) if callback.conversion else "-"
-
-    @admin.display(description=_("visitor"))
-    def visitor_id(self, callback: Callback) -> str:
-        """Return what callbacks call the visitor."""
-        return str(callback.conversion.visitor_id) if callback.conversion else "-"
-
-    @admin.display(description=_("reference"))
-    def reference(self, callback: Callback) -> str:
-        """Return the reference of the conversion."""
-        return callback.conversion.reference if callback.conversion else ""
-
-    @row_page(_WORDS["resend"][0], permission="act")
-    def resend(self, request: HttpRequest, callback: Callback) -> HttpResponse:
-        """Send it once more."""
-        return self._ask(request, callback, "resend", "")
-
-    @row_page(_WORDS["resend_anew"][0], permission="act")
-    def resend_anew(self, request: HttpRequest, callback: Callback) -> HttpResponse:
-        """Send what the subscription says today."""
-        return self._ask(request, callback, "resend_anew", "")
-
-    @row_page(_WORDS["cancel"][0], permission="act")
-    def cancel(self, request: HttpRequest, callback: Callback) -> HttpResponse:
-        """Take back what is waiting, and say why."""
-        form = ReasonForm(request.POST if request.method == "POST" else None)
-        reason = form.cleaned_data["reason"] if form.is_valid() else ""
-        return self._ask(request, callback, "cancel", reason, form)
-
-    @admin.action(description=_("Send selected %(verbose_name_plural)s again"), permissions=["act"])
-    def resend_selected(
-        self, request: HttpRequest, queryset: models.QuerySet
-    ) -> HttpResponse | None:
-        """Ask once, then send each again."""
-        return self._ask_about_all(request, queryset, "resend")
-
-    @admin.action(
-        description=_("Send selected %(verbose_name_plural)s with the current URL"),
-        permissions=["act"],
+    resend = row_action("resend", _RESEND)
+    resend_anew = row_action("resend_anew", _RESEND_ANEW)
+    cancel = row_action("cancel", _CANCEL)
+    resend_selected = bulk_action("resend", _("Send selected %(verbose_name_plural)s again"))
+    resend_selected_anew = bulk_action(
+        "resend_anew", _("Send selected %(verbose_name_plural)s with the current URL")
     )
-    def resend_selected_anew(
-        self, request: HttpRequest, queryset: models.QuerySet
-    ) -> HttpResponse | None:
-        """Ask once, then send each anew."""
-        return self._ask_about_all(request, queryset, "resend_anew")
+    cancel_selected = bulk_action("cancel", _("Cancel selected %(verbose_name_plural)s"))
 
-    @admin.action(description=_("Cancel selected %(verbose_name_plural)s"), permissions=["act"])
-    def cancel_selected(
-        self, request: HttpRequest, queryset: models.QuerySet
-    ) -> HttpResponse | None:
-        """Ask why, then cancel each."""
-        return self._ask_about_all(request, queryset, "cancel")
+    def perform(self, request: HttpRequest, row: Any, name: str, reason: str) -> Any:
+        sent = super().perform(request, row, name, reason)
+        if sent is not None and sent is not row:
+            text = gettext("Sent instead of callback %(callback)s.")
+            self.log_addition(request, sent, text % {"callback": row.pk})
+        return sent
 
-    def _ask(
-        self,
-        request: HttpRequest,
-        callback: Callback,
-        name: str,
-        reason: str,
-        form: forms.Form | None = None,
-    ) -> HttpResponse:
-        title, explanation, done = _WORDS[name]
-        if request.method != "POST" or (form is not None and not form.is_valid()):
-            context = {"title": title, "explanation": explanation, "form": form}
-            return self.row_response(request, callback, "send", context)
-        anew = self._do(request, callback, name, reason)
-        if anew is None:
-            self.message_user(request, _refusal(callback, name), messages.WARNING)
-        elif anew is not callback and anew.status == Status.CANCELLED:
-            text = gettext("The new callback is cancelled too: %(reason)s")
-            reason = gettext(anew.reason)
-            self.message_user(request, text % {"reason": reason}, messages.WARNING)
+    def report_done(
+        self, request: HttpRequest, row: models.Model, result: Callback, action: RowAction
+    ) -> None:
+        if result is row or result.status != Status.CANCELLED:
+            super().report_done(request, row, result, action)
         else:
-            self.message_user(request, done)
-        return HttpResponseRedirect(self.row_url(anew or callback))
+            text = gettext("The new callback was cancelled as well: %(reason)s")
+            reason = {"reason": result.reason_display}
+            self.message_user(request, text % reason, messages.WARNING)
 
-    def _ask_about_all(
-        self, request: HttpRequest, rows: models.QuerySet, name: str
-    ) -> HttpResponse | None:
-        def do(chosen: models.QuerySet, data: dict[str, Any]) -> None:
-            reason = data.get("reason", "")
-            done = [self._do(request, one, name, reason) for one in chosen.order_by("pk")]
-            count = sum(one is not None for one in done)
-            said = ngettext("%(count)s callback: %(done)s", "%(count)s callbacks: %(done)s", count)
-            self.message_user(request, said % {"count": count, "done": _WORDS[name][2]})
-            if left := len(done) - count:
-                said = ngettext(
-                    "%(count)s stays as it is: as it stands, that cannot be done.",
-                    "%(count)s stay as they are: as they stand, that cannot be done.",
-                    left,
-                )
-                self.message_user(request, said % {"count": left}, messages.WARNING)
+    def facts(self, rows: Sequence[Callback]) -> Sequence[tuple[Any, str]]:
+        """Return what was accepted before, and what is suspended or stopped among callbacks."""
+        suspended = {str(row.subscription) for row in rows if row.subscription.is_suspended}
+        stopped = {str(row.partner) for row in rows if row.partner.is_stopped}
+        found = [
+            (_("Partners"), ", ".join(sorted({str(row.partner) for row in rows}))),
+            (_("Already accepted"), sum(row.status == Status.DELIVERED for row in rows)),
+            (_("Callbacks suspended"), ", ".join(sorted(suspended))),
+            (_("Stopped for fraud"), ", ".join(sorted(stopped))),
+            (_("Tests"), sum(row.is_test for row in rows)),
+        ]
+        return [(label, short(value)) for label, value in found if value]
 
-        form_class = ReasonForm if name == "cancel" else forms.Form
-        able = rows.filter(_ABLE[name])
-        return ask_about_all(self, request, rows, able, _WORDS[name][0], form_class, do)
+    def refusal(self, row: Callback, name: str) -> str:
+        if name == "cancel":
+            return gettext("The callback is no longer waiting to be sent, so it was not cancelled.")
+        if not settings.send_callbacks:
+            return gettext(
+                "This site sends no callbacks, because AFFILIATE_SEND_CALLBACKS is False."
+            )
+        if row.event == Callback.Event.TEST:
+            return gettext(
+                "A test callback cannot be sent again. Send a new one from the subscription’s page."
+            )
+        if row.subscription.is_suspended:
+            return gettext("Callbacks are suspended. Resume them on the subscription’s page first.")
+        if name == "resend_anew":
+            return gettext(
+                "This subscription has no callback URL. Enter one in the subscription to send "
+                "callbacks."
+            )
+        if row.status == Status.CANCELLED:
+            return gettext("The callback was cancelled. Send it with the current URL instead.")
+        if not row.url:
+            return gettext(
+                "The callback cannot be sent, because its URL was erased with the user’s "
+                "personal data."
+            )
+        return gettext(
+            "Nothing was done, because the callback is being sent right now. Try again in a minute."
+        )
 
-    def _do(
-        self, request: HttpRequest, callback: Callback, name: str, reason: str
-    ) -> Callback | None:
-        """Do it and write it down; return the callback that goes out, ``None`` where none does."""
-        done: Callback | None = callback
-        if name == "resend":
-            done = callback if outbox.resend(callback) else None
-        elif name == "cancel":
-            done = callback if outbox.cancel(callback, reason) else None
-        else:
-            done = None if callback.conversion is None else outbox.resend_anew(callback)
-        if done is not None:
-            self.log_change(request, callback, f"{_WORDS[name][2]} {reason}".strip())
-        if done is not None and done is not callback:
-            text = gettext("Sent in place of callback %(callback)s.")
-            self.log_addition(request, done, text % {"callback": callback.pk})
-        return done
 
+@admin.register(CallbackAttempt)
+class CallbackAttemptAdmin(ExactSearch, FactAdmin):
+    list_display = ["pk_display", "callback_link", "partner_display", "number", "error_display",
+                    "status_code", "duration_ms", "manual_display", "started_on"]  # fmt: skip
+    list_filter = [CallbackPartnerFilter, AttemptTriggerFilter, "error", "is_test",
+                   StartedFilter]  # fmt: skip
+    list_select_related = ["callback__partner"]
+    sortable_by = ["pk_display"]
+    search_fields = ["callback__webhook_id"]
+    search_help_text = _(
+        "Attempt id, callback id, webhook id, reference, click id, visitor id, username or exact "
+        "e-mail."
+    )
+    fields = ["callback_link", "partner", "number", "manual_display", "started_on",
+              "duration_ms", "status_code", "error", "message",
+              "response_excerpt"]  # fmt: skip
+    readonly_fields = ["callback_link", "partner", "manual_display"]
+    csv_columns = ["id", "callback_id", "partner", "number", "manual", "started_on", "duration_ms",
+                   "status_code", "error", "message", "response_excerpt"]  # fmt: skip
 
-def _refusal(callback: Callback, name: str) -> str:
-    """Say why a callback stays as it is, and what to do about it."""
-    if name == "cancel":
-        return gettext("Nothing waits to be sent any more. Nothing was changed.")
-    if callback.event == Callback.Event.TEST:
-        return gettext("This was a test. Send another from the subscription’s page.")
-    if callback.subscription.callbacks_suspended_on is not None:
-        return gettext("Callbacks are suspended. Resume them on the subscription’s page first.")
-    if name == "resend_anew":
-        return gettext("This subscription has no callback URL, so nobody is called.")
-    if callback.status == Status.CANCELLED:
-        return gettext("It was cancelled. Send it with the current URL instead.")
-    if not callback.url:
-        return gettext("Its URL is blanked, since the person behind it is to be forgotten.")
-    return gettext("It is being sent at this moment. Look again in a minute.")
+    def search(self, term: Term) -> Q:
+        callbacks = latest(Callback.objects.filter(callbacks_matching(term)))
+        return term.or_key(Q(callback__in=callbacks))
+
+    callback_link = link_column("callback", Callback, _("callback"), label=attrgetter("pk"))
+    partner_display = column("callback.partner", _("partner"))
+    partner = column("callback.partner", _("partner"), label=str)
+    manual_display = flag_column("manual", _("sent manually"), _("Yes"))
+
+    @admin.display(description=_("result"))
+    def error_display(self, attempt: CallbackAttempt) -> str:
+        """Return the error, or "accepted"."""
+        if attempt.error:
+            return badge("rejected", attempt.get_error_display())
+        return badge("delivered", gettext("accepted"))

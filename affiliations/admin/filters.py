@@ -1,21 +1,23 @@
-"""The filters of the lists, as quick with ten thousand partners as with ten."""
+"""The filters of the lists, which all use an index."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import PAGE_VAR
-from django.db.models import Q
+from django.http import QueryDict
 from django.utils.dateparse import parse_date
 from django.utils.translation import gettext_lazy as _
 
+from affiliations import db
+from affiliations.admin.search import as_key
 from affiliations.conf import settings
+from affiliations.dates import FIRST, LAST, PRESETS, Period, midnight, today
 from affiliations.models import Partner, Subscription
-from affiliations.periods import FIRST, LAST, Period, midnight, today
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,21 +26,38 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
-#: So many partners are offered by name, and so many are looked for at once.
-_PARTNERS = 100
-#: So many triggers are offered that somebody subscribes to, and a name has so many characters.
-_TRIGGERS = 100
-_NAME = 100
-#: What asks for tests, or for all but them, in the address of any list that has some.
+#: The maximum of partners that one search finds.
+_MAX_PARTNERS = 100
+#: The maximum of subscribed triggers to choose from.
+_MAX_TRIGGERS = 100
+#: The query parameter of the filter by tests, in each list that has tests.
 IS_TEST = "is_test__exact"
-#: Of so many days are numbers where nobody asks for others.
+#: The default number of days of the statistics.
 RECENT_DAYS = 30
+DEFAULT_PRESET = str(RECENT_DAYS)
+#: Periods of a list are shorter than this, as those of the report are.
+LONGEST_PERIOD = timedelta(days=366 * 31)
 
 
-class _TypedFilter(admin.ListFilter):
-    """A filter whose values are typed into a small form, and work without any script."""
+class TypedFilter(admin.ListFilter):
+    """
+    A filter whose values are typed into a small form, which needs no script.
+
+    The form itself is at the end of the page, since a theme may put the filters into its own form.
+    A theme also drops ``used_parameters`` from its form, expecting the filter to be inside. So they
+    stay empty, and the theme keeps the values as those of any other parameter.
+    """
 
     parameters: tuple[str, ...]
+
+    @property
+    def parameter_name(self) -> str:
+        """The name by which themes of the Admin identify a filter, as Django's own have it."""
+        return self.parameters[0]
+
+    @property
+    def form_id(self) -> str:
+        return f"aff-filter-{self.parameter_name}"
 
     def __init__(
         self,
@@ -48,22 +67,24 @@ class _TypedFilter(admin.ListFilter):
         model_admin: admin.ModelAdmin,
     ) -> None:
         super().__init__(request, params, model, model_admin)
-        self.values = {
-            name: params.pop(name)[-1].strip() for name in self.parameters if name in params
-        }
-        self.used_parameters = {name: value for name, value in self.values.items() if value}
+        typed = {name: params.pop(name)[-1].strip() for name in self.parameters if name in params}
+        self.values = {name: value for name, value in typed.items() if value}
 
     def has_output(self) -> bool:
         return True
+
+    @abstractmethod
+    def in_file_name(self) -> list[Any]:
+        """Return the parts of the name of the list's CSV file that say what the filter says."""
 
     def expected_parameters(self) -> list[str | None]:
         return list(self.parameters)
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        """Return one thing: what the form needs to keep all the rest of the list as it is."""
+        """Yield the parameters of the list that the form must keep."""
         yield {
             "selected": False,
-            "query_string": changelist.get_query_string(remove=[*self.parameters, PAGE_VAR]),
+            "query_string": changelist.get_query_string(remove=self.parameters),
             "kept": [
                 (name, value)
                 for name, values in changelist.filter_params.items()
@@ -73,105 +94,152 @@ class _TypedFilter(admin.ListFilter):
         }
 
 
-class PartnerFilter(_TypedFilter):
-    """By partner: their uid, or their name or a part of it."""
+class PartnerFilter(TypedFilter):
+    """By partner: the uid, or the name or a part of it."""
 
     title = _("partner")
     template = "admin/affiliations/filters/partner.html"
     parameters = ("partner",)
-    #: How a row knows its partner.
     path = "partner"
 
     @property
     def value(self) -> str:
-        """What was typed."""
         return str(self.values.get("partner", ""))
 
+    def in_file_name(self) -> list[Any]:
+        return [self.value]
+
     def names(self) -> list[str]:
-        """Return the first partners, for a browser to propose."""
-        partners = Partner.objects.order_by("-active", "name", "pk")
-        return list(partners.values_list("name", flat=True)[:_PARTNERS])
+        return Partner.objects.suggested_names()
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Keep what belongs to them."""
         if not self.value:
             return queryset
-        partners = Partner.objects.order_by("pk").values_list("pk", flat=True)
-        found = (
-            partners.filter(uid=self.value)[:1]
-            or partners.filter(name=self.value)[:_PARTNERS]
-            or partners.filter(Q(name__icontains=self.value))[:_PARTNERS]
-        )
-        return queryset.filter(**{f"{self.path}__in": list(found)})
+        found = Partner.objects.matching(self.value, _MAX_PARTNERS)
+        return queryset.filter(**{f"{self.path}__in": [partner.pk for partner in found]})
 
 
 class CallbackPartnerFilter(PartnerFilter):
-    """By the partner of a callback."""
-
     path = "callback__partner"
 
 
 class TriggerFilter(admin.SimpleListFilter):
-    """By trigger, also by one that is called otherwise by now."""
+    """By trigger, including one that was renamed since."""
 
     title = _("trigger")
     parameter_name = "trigger"
     path = "trigger"
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
-        """Return the names; not those of all rows, which would be looked through for it."""
+        # Not the names in the rows, since that would read the whole table.
         return [(name, name) for name in trigger_names(self.value() or "")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Keep what the trigger has counted."""
         return queryset.filter(**{self.path: self.value()}) if self.value() else queryset
 
 
 class CallbackTriggerFilter(TriggerFilter):
-    """By the trigger that a callback tells of."""
-
     path = "subscription__trigger"
 
 
 class AttemptTriggerFilter(TriggerFilter):
-    """By the trigger that the callback of an attempt tells of."""
-
     path = "callback__subscription__trigger"
 
 
-class TestFilter(admin.SimpleListFilter):
-    """By whether it is a test, as the list knows it."""
+class SubscriptionFilter(admin.SimpleListFilter):
+    """By the subscription whose page has linked the list; shown only then."""
 
-    title = _("test")
-    parameter_name = IS_TEST
+    title = _("subscription")
+    parameter_name = "subscription"
 
-    def __init__(
-        self, request: HttpRequest, params: dict[str, Any], model: type[Any], model_admin: Any
-    ) -> None:
-        self.tests: Q = model_admin.tests
-        super().__init__(request, params, model, model_admin)
-
-    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, Any]]:
-        """Return both."""
-        return [("1", _("Yes")), ("0", _("No"))]
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
+        value = self.value()
+        if value is None:
+            return []
+        rows = Subscription.objects.select_related("partner")
+        if (key := as_key(value)) is None or (found := rows.filter(pk=key).first()) is None:
+            raise IncorrectLookupParameters(value)
+        return [(value, f"{found.partner}: {found}")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Keep the one or the other."""
-        if self.value() not in ("1", "0"):
+        return queryset.filter(subscription=self.value())
+
+
+class ReviewFilter(admin.SimpleListFilter):
+    """The conversions that only staff can approve."""
+
+    title = _("review")
+    parameter_name = "review"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, Any]]:
+        return [("needed", _("needs review"))]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.needing_review() if self.value() == "needed" else queryset
+
+
+class EndpointFilter(admin.SimpleListFilter):
+    """By the state of a subscription's callbacks; those of all that fail include the others."""
+
+    title = _("callbacks")
+    parameter_name = "callbacks"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, Any]]:
+        return [
+            ("suspended", _("suspended")),
+            ("paused", _("paused")),
+            ("failing", _("failing")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        for value, _label in self.lookup_choices:
+            if value == self.value():
+                return getattr(queryset, value)()
+        return queryset
+
+
+class GaveUpFilter(admin.SimpleListFilter):
+    """The callbacks that were given up in the last days."""
+
+    title = _("gave up")
+    parameter_name = "gave_up"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, Any]]:
+        return [("7", _("Past 7 days")), ("30", _("Past 30 days"))]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        for value, _label in self.lookup_choices:
+            if value == self.value():
+                return queryset.gave_up(db.now() - timedelta(days=int(value)))
+        return queryset
+
+
+class PaidFilter(admin.SimpleListFilter):
+    """The payout statements that are paid, or are not."""
+
+    title = _("payment")
+    parameter_name = "paid"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, Any]]:
+        return [("no", _("unpaid")), ("yes", _("paid"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if self.value() not in ("no", "yes"):
             return queryset
-        return queryset.filter(self.tests) if self.value() == "1" else queryset.exclude(self.tests)
+        return queryset.filter(paid_on__isnull=self.value() == "no")
 
 
-class DatesFilter(_TypedFilter):
-    """By date: from one day to another, both included, where the site is."""
+class DatesFilter(TypedFilter):
+    """By date: from one day to another, both included, in the time zone of the site."""
 
     title = _("date")
     template = "admin/affiliations/filters/dates.html"
-    parameters = ("since", "until")
+    parameters: tuple[str, ...] = ("since", "until")
+    #: The field; empty if no rows are filtered.
     path = "created_on"
-    #: What stands above it instead of "By date".
+    #: The heading instead of "By date".
     heading: Any = ""
-    #: The periods that are mostly meant, in days until today.
+    #: The periods that are offered as links, in days until today.
     past: Mapping[Any, int | None] = {
         _("Any date"): None,
         _("Today"): 1,
@@ -181,24 +249,21 @@ class DatesFilter(_TypedFilter):
 
     @property
     def days(self) -> list[tuple[str, str, Any]]:
-        """The two ends: the name, what was typed and what it is called."""
         labels = {"since": _("From"), "until": _("To")}
-        return [(name, self.values.get(name, ""), labels[name]) for name in self.parameters]
+        return [(name, self.values.get(name, ""), label) for name, label in labels.items()]
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        """Return the form, and the periods that are mostly meant."""
         yield from super().choices(changelist)
         for label, days in self.past.items():
             change = {"since": Period.past(days).first.isoformat()} if days else {}
             others = [name for name in self.parameters if name not in change]
             yield {
-                "selected": self.used_parameters == change,
-                "query_string": changelist.get_query_string(change, [*others, PAGE_VAR]),
+                "selected": self.values == change,
+                "query_string": changelist.get_query_string(change, others),
                 "display": label,
             }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Keep what is of these days."""
         if since := self.day("since"):
             queryset = queryset.filter(**{f"{self.path}__gte": midnight(since)})
         if until := self.day("until"):
@@ -206,58 +271,126 @@ class DatesFilter(_TypedFilter):
             queryset = queryset.filter(**{f"{self.path}__lt": end})
         return queryset
 
+    def in_file_name(self) -> list[Any]:
+        """Return the first day, if there is one, and the last day, which is today by default."""
+        return [self.day("since") or "", self.day("until") or today()]
+
     def day(self, name: str) -> date | None:
-        """Return the day that was typed, if any."""
-        if name not in self.used_parameters:
-            return None
-        day = parse_date(self.values[name])
-        if day is None or not FIRST <= day <= LAST:
-            raise IncorrectLookupParameters(self.values[name])
-        return day
+        return _day_of(self.values, name)
 
 
 class PeriodFilter(DatesFilter):
-    """Not what is in the list, but of which days its numbers are."""
+    """The period of the statistics in the list; the rows are not filtered."""
 
     title = _("period")
-    heading = _("The numbers are of")
-    past = {_("Past 7 days"): 7, _("Past 30 days"): None, _("Past 90 days"): 90}
+    parameters = ("since", "until", "period")
+    path = ""
+    heading = _("Period")
 
     @property
     def period(self) -> Period:
-        """The days that were asked for, or the past thirty."""
-        last = self.day("until") or today()
-        first = self.day("since") or last - timedelta(days=RECENT_DAYS - 1)
-        if first > last:
-            raise IncorrectLookupParameters(first, last)
-        return Period(first, last)
+        return period_of(self.values)
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        yield from TypedFilter.choices(self, changelist)
+        chosen = self.values or {"period": DEFAULT_PRESET}
+        for name, label in PRESETS.items():
+            change = {"period": name}
+            yield {
+                "selected": chosen == change,
+                "query_string": changelist.get_query_string(change, ["since", "until"]),
+                "display": label,
+            }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Keep everything, unless there are no such days."""
-        self.period  # noqa: B018 -- raises where it is none
+        self.period  # noqa: B018 -- raises if there is no such period
         return queryset
+
+    def in_file_name(self) -> list[Any]:
+        return [self.period.first, self.period.last]
+
+
+class GroupFilter(admin.SimpleListFilter):
+    """By the partners' group; shown if there are any."""
+
+    title = _("group")
+    parameter_name = "group"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
+        names = Partner.objects.groups()
+        return [(name, name) for name in dict.fromkeys([*names, *filter(None, [self.value()])])]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return queryset.filter(group=self.value()) if self.value() else queryset
 
 
 class ReferredFilter(DatesFilter):
-    """By the day of the referral."""
-
     path = "referred_on"
 
 
 class StartedFilter(DatesFilter):
-    """By the day of an attempt."""
-
     path = "started_on"
 
 
-def trigger_names(asked: str) -> list[str]:
+def period_of(values: Mapping[str, str]) -> Period:
     """
-    Return the names of triggers: of the settings, those subscribed to, and the one asked for.
+    Return the period of a query string: ``period``, or else ``since`` and ``until``.
 
-    What a renamed trigger has counted keeps the old name. What can be no name is left out.
+    By default, it is the past 30 days. Raise ``IncorrectLookupParameters`` if there is none.
+    """
+    since, until = _day_of(values, "since"), _day_of(values, "until")
+    if since is None and until is None:
+        period = Period.preset(values.get("period") or DEFAULT_PRESET)
+    else:
+        last = until or today()
+        period = Period(since or last - timedelta(days=RECENT_DAYS - 1), last)
+    if period is None or not timedelta(0) <= period.last - period.first < LONGEST_PERIOD:
+        raise IncorrectLookupParameters(period)
+    return period
+
+
+def carried_period(request: HttpRequest) -> dict[str, str]:
+    """Return the parameters of a row's page, or else of the list that has linked it."""
+    for query in (request.GET, QueryDict(request.GET.get("_changelist_filters", ""))):
+        found = {name: query[name] for name in PeriodFilter.parameters if query.get(name)}
+        try:
+            period_of(found)
+        except IncorrectLookupParameters:
+            continue
+        if found:
+            return found
+    return {"period": DEFAULT_PRESET}
+
+
+def report_parameters(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parameters of the report for the same period."""
+    if "since" in values or "until" in values:
+        period = period_of(values)
+        return {"since": period.first, "until": period.last}
+    return {"period": values.get("period", DEFAULT_PRESET)}
+
+
+def _day_of(values: Mapping[str, str], name: str) -> date | None:
+    if name not in values:
+        return None
+    try:
+        day = parse_date(values[name])
+    except ValueError:  # such as the 30th of February
+        day = None
+    if day is None or not FIRST <= day <= LAST:
+        raise IncorrectLookupParameters(values[name])
+    return day
+
+
+def trigger_names(chosen: str) -> list[str]:
+    """
+    Return the names of triggers: of the settings, of subscriptions, and the chosen one.
+
+    The conversions of a renamed trigger keep the old name. An impossible name is left out.
     """
     subscribed = Subscription.objects.order_by("trigger").values_list("trigger", flat=True)
-    names = [*settings.counting_triggers, *subscribed.distinct()[:_TRIGGERS]]
-    if 0 < len(asked) <= _NAME and "\0" not in asked:
-        names.append(asked)
+    names = [*settings.counting_triggers, *subscribed.distinct()[:_MAX_TRIGGERS]]
+    longest = Subscription._meta.get_field("trigger").max_length or 0
+    if 0 < len(chosen) <= longest and "\0" not in chosen:
+        names.append(chosen)
     return list(dict.fromkeys(names))

@@ -1,206 +1,281 @@
-"""Partners: how they are doing, and what they subscribe to."""
+"""Partners, with their statistics and subscriptions."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin
-from django.utils import timezone
-from django.utils.formats import date_format, number_format
+from django.contrib.admin.options import IS_POPUP_VAR
+from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.http import HttpResponseRedirect
+from django.urls import path
+from django.utils.formats import date_format
+from django.utils.text import Truncator, capfirst
+from django.utils.timezone import template_localtime  # type: ignore[attr-defined] # not in the stubs
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from affiliations import charts, figures, reports
-from affiliations.admin.credits import CreditPage
-from affiliations.admin.deals import DealPages
-from affiliations.admin.filters import RECENT_DAYS, PeriodFilter
-from affiliations.admin.lists import ListAdmin, short
-from affiliations.admin.page_links import PageLinkPage
-from affiliations.admin.pages import may_view
+from affiliations.admin.base import may_view
+from affiliations.admin.changes import ChangesMixin
+from affiliations.admin.filtered_clicks import arrival_rows
+from affiliations.admin.filters import RECENT_DAYS, carried_period, period_of, report_parameters
+from affiliations.admin.manual import CreditPage
+from affiliations.admin.partner_actions import PartnerPages
+from affiliations.admin.partner_list import PartnerList
+from affiliations.admin.partner_record import PartnerForm, PartnerRecord
 from affiliations.admin.settlements import SettlePage
+from affiliations.admin.subscription_warnings import warn_of_subscriptions
 from affiliations.admin.subscriptions import (
     SubscriptionInline,
+    failure_context,
     latest_callbacks,
-    warn,
-    why_suspended,
 )
-from affiliations.amounts import by_currency
-from affiliations.callbacks.health import health
+from affiliations.admin.tables import Table, query_string
+from affiliations.callbacks.maintenance import health
+from affiliations.dates import PRESETS, Period, midnight
 from affiliations.exceptions import Reason
-from affiliations.models import Partner, UncountedTrigger, Visitor
-from affiliations.periods import Period, Step, midnight
+from affiliations.models import Partner, RecentFilteredClick, Report, UncreditedTrigger, Visitor
+from affiliations.reports import charts, columns, queries
 
 if TYPE_CHECKING:
-    from django.contrib.admin.views.main import ChangeList
-    from django.http import HttpRequest
+    from collections.abc import Callable, Mapping
 
-_UNCOUNTED = 10
+    from django.http import HttpRequest, HttpResponse
 
-
-class DaysField(forms.DurationField):
-    """A length of time, typed as a number of days."""
-
-    widget = forms.NumberInput
-
-    def prepare_value(self, value: Any) -> Any:
-        """Show a duration as its days."""
-        return f"{value / timedelta(days=1):g}" if isinstance(value, timedelta) else value
-
-    def to_python(self, value: Any) -> timedelta | None:
-        """Read whole days, up to ten years of them."""
-        days = forms.IntegerField(required=False, min_value=1, max_value=3650).clean(value)
-        return None if days is None else timedelta(days=days)
-
-
-class AccountsField(forms.ModelMultipleChoiceField):
-    """Users, typed as their keys."""
-
-    def clean(self, value: Any) -> Any:
-        """Refuse, too, a number that SQLite cannot even look for."""
-        try:
-            return super().clean(value)
-        except OverflowError as error:
-            message, params = self.error_messages["invalid_pk_value"], {"pk": ", ".join(value)}
-            raise forms.ValidationError(message, "invalid_pk_value", params) from error
-
-
-class PartnerForm(forms.ModelForm):
-    """A partner, with the attribution window in days."""
-
-    class Meta:
-        field_classes = {"window": DaysField, "users": AccountsField}
-        labels = {"window": _("Attribution window in days")}
+#: The parts of a partner's page: the name of the URL of each, and the label of its tab.
+_PARTS = (
+    ("change", _("Link and numbers")),
+    ("deal", _("Deal")),
+    ("callbacks", _("Callbacks and filtered clicks")),
+)
+_MAX_UNCREDITED = 10
+_MAX_FILTERED = 5
 
 
 @admin.register(Partner)
-class PartnerAdmin(DealPages, PageLinkPage, SettlePage, CreditPage, ListAdmin):
-    """Partners, with the link to hand over and what they subscribe to."""
-
+class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, CreditPage, PartnerList):
     form = PartnerForm
-    list_display = ["short_name", "active", "last_click", "clicks", "conversions", "rate", "payout",
-                    "per_click", "uid"]  # fmt: skip
-    list_editable = ["active"]
-    list_filter = ["active", PeriodFilter]
-    search_fields = ["name", "uid"]
-    search_help_text = _("A part of the name, or the uid.")
-    ordering = ["name"]
-    readonly_fields = ["uid", "created_on"]
-    fieldsets = [(None, {"fields": ["name", "active", "window", "users", "uid", "created_on"]})]
-    # Not a list to choose from: that would be all users, or need the Admin of a host's own model.
+    # Not a select, which would list all users, nor an autocomplete, which needs an Admin of them.
     raw_id_fields = ["users"]
     inlines = [SubscriptionInline]
-    row_pages = ["try_deal", "settle", "credit", "secret", "page_link",
-                 "stop_for_fraud"]  # fmt: skip
+    object_views = ["test_link", "settle", "credit", "secret", "page_link", "remove_clicks",
+                    "stop_for_fraud", "reactivate"]  # fmt: skip
 
     class Media:
-        css = {"all": ["affiliations/charts.css"]}
-
-    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        """Find the numbers of all partners on the page at once."""
-        changelist = super().get_changelist_instance(request)
-        (chosen,) = (spec for spec in changelist.filter_specs if isinstance(spec, PeriodFilter))
-        numbers = reports.by_partner(list(changelist.result_list), chosen.period)
-        for partner in changelist.result_list:
-            partner.numbers = numbers[partner.pk]
-        return changelist
-
-    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
-        """Give the switches of the list a name, for those who do not see the head of the column."""
-        switch = forms.CheckboxInput(attrs={"aria-label": gettext("active")})
-        return super().get_changelist_form(request, widgets={"active": switch}, **kwargs)
-
-    def get_fieldsets(self, request: HttpRequest, obj: Partner | None = None) -> Any:
-        """Leave out, while a partner is new, what only a saved one has."""
-        if obj:
-            return self.fieldsets
-        return [(None, {"fields": ["name", "active", "window", "users"]})]
+        css = {"all": ["affiliations/charts.css", "affiliations/statement.css"]}
 
     def save_related(
         self, request: HttpRequest, form: forms.ModelForm, formsets: Any, change: bool
     ) -> None:
-        """Save the subscriptions, and warn where they can never all be counted."""
         super().save_related(request, form, formsets, change)
-        warn(request, form.instance)
+        warn_of_subscriptions(request, form.instance)
 
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
-        """Keep whoever has sent visitors; say so, rather than list the visitors."""
-        kept = [
+        """Protect a partner with visitors, with a message instead of a list of them."""
+        protected = [
             gettext(
-                "%(partner)s has sent visitors, who are kept. Make the partner inactive instead."
+                "%(partner)s has visitors and cannot be deleted. Make the partner inactive instead."
             )
             % {"partner": partner}
             for partner in objs
             if partner.visitors.exists()
         ]
-        return ([], {}, set(), kept) if kept else super().get_deleted_objects(objs, request)
+        if protected:
+            return [], {}, set(), protected
+        return super().get_deleted_objects(objs, request)
 
-    @admin.display(description=_("name"), ordering="name")
-    def short_name(self, partner: Partner) -> str:
-        """Return the name, as far as there is room."""
-        return short(partner)
+    def get_urls(self) -> list[Any]:
+        pages = {"deal": self.deal_view, "callbacks": self.callbacks_view}
+        urls = [
+            path(
+                f"<path:object_id>/{name}/",
+                self.admin_site.admin_view(view),
+                name=f"affiliations_partner_{name}",
+            )
+            for name, view in pages.items()
+        ]
+        return [*urls, *super().get_urls()]
 
-    @admin.display(description=_("last click"))
-    def last_click(self, partner: Any) -> Any:
-        """Return on what day somebody last came through their link."""
-        last = partner.numbers.last_click
-        if last is None:
-            return None
-        local = timezone.localtime(last) if timezone.is_aware(last) else last
-        return date_format(local, "SHORT_DATE_FORMAT")
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Show the first part of the page. What a form or a popup needs is the second, the deal."""
+        if request.method == "POST" or IS_POPUP_VAR in request.GET:
+            return super().change_view(request, object_id, form_url, extra_context)
+        panels = {"partner_link": self.link_panel, "partner_numbers": self.numbers_panel}
+        return self._part(request, object_id, "change", panels, extra_context)
 
-    @admin.display(description=_("clicks"))
-    def clicks(self, partner: Any) -> str:
-        """Return how many were counted in the period."""
-        return number_format(partner.numbers.clicks)
+    def deal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return super().change_view(request, object_id)
 
-    @admin.display(description=_("conversions"))
-    def conversions(self, partner: Any) -> str:
-        """Return how many there were, without the rejected ones."""
-        return number_format(partner.numbers.conversions)
+    def callbacks_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        panels = {"latest": self.callbacks_panel, "filtered": self.filtered_panel}
+        return self._part(request, object_id, "callbacks", panels)
 
-    @admin.display(description=_("CR"))
-    def rate(self, partner: Any) -> str:
-        """Return the conversions for each click."""
-        return figures.percentage(partner.numbers.rate)
+    def _part(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        part: str,
+        panels: Mapping[str, Callable[[HttpRequest, Partner], dict[str, Any]]],
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Return a part of the page: panels, each the name of a template and its context."""
+        row: Any = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        if row is None:
+            return self.no_such_row(request, object_id)
+        context = {
+            **self._heading(request, row, part),
+            "row_buttons": self.row_buttons(request, row),
+            "panels": [f"admin/affiliations/includes/{name}.html" for name in panels],
+        }
+        for panel in panels.values():
+            context |= panel(request, row)
+        return self.row_response(request, row, "part", context | (extra_context or {}))
 
-    @admin.display(description=_("approved payout"))
-    def payout(self, partner: Any) -> str:
-        """Return what the approved ones earn, by currency."""
-        return by_currency(partner.numbers.payouts)
-
-    @admin.display(description=_("EPC"))
-    def per_click(self, partner: Any) -> str:
-        """Return the approved payout for each click, by currency."""
-        return by_currency(partner.numbers.per_click)
+    def _heading(self, request: HttpRequest, row: Partner, part: str) -> dict[str, Any]:
+        query = request.GET.urlencode()
+        may_reactivate = row.is_stopped and self.has_stop_permission(request, row)
+        failing = row.subscriptions.failing().order_by("pk")
+        return {
+            # Not every theme shows a subtitle.
+            "title": Truncator(str(row)).chars(120),
+            "subtitle": None,
+            "parts": [
+                (f"{self.row_url(row, name)}{query and '?'}{query}", label, name == part)
+                for name, label in _PARTS
+            ],
+            "reactivate_url": self.row_url(row, "reactivate") if may_reactivate else "",
+            "failing": [failure_context(self, request, subscription) for subscription in failing],
+        }
 
     def get_panels(self, request: HttpRequest, row: Partner) -> dict[str, Any]:
-        """Show the link, how the partner is told, and what arrived and was not counted."""
-        labels = dict(Reason.choices)
-        recent = Period.past(RECENT_DAYS)
-        numbers = reports.report(recent, step=Step.DAY, partners=[row])
-        sees = may_view(request, Visitor)
-        suspended = row.subscriptions.exclude(callbacks_suspended_on=None).order_by("pk")
-        return super().get_panels(request, row) | {
-            "figures": figures.named(numbers.total),
-            "charts": [] if numbers.is_empty else charts.over_time(Step.DAY, numbers),
-            "days": [(day, figures.named(of_day)) for (day, _none), of_day in numbers.rows.items()],
+        return self._heading(request, row, "deal")
+
+    def response_add(
+        self, request: HttpRequest, obj: Partner, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        return super().response_add(request, obj, post_url_continue or self.row_url(obj, "deal"))
+
+    def response_post_save_add(self, request: HttpRequest, obj: Partner) -> HttpResponseRedirect:
+        """Redirect to the page of the new partner, with the link, instead of the list."""
+        if not self.has_view_permission(request, obj):
+            return super().response_post_save_add(request, obj)
+        kept: Any = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}
+        return HttpResponseRedirect(add_preserved_filters(kept, self.row_url(obj)))
+
+    def numbers_panel(self, request: HttpRequest, row: Partner) -> dict[str, Any]:
+        asked = carried_period(request)
+        period = period_of(asked)
+        numbers = queries.report(period, interval=period.interval, partners=[row])
+        heading = capfirst(str(period.interval.label))
+        report_url = ""
+        if may_view(request, Report) and self.admin_site.is_registered(Report):
+            query = urlencode(report_parameters(asked) | {"partner": row.uid})
+            report_url = f"{self.list_url(Report)}?{query}"
+        return {
+            "period": period,
+            "presets": [
+                (label, query_string(request, period=name, since=None, until=None), is_shown)
+                for name, label in PRESETS.items()
+                for is_shown in [asked == {"period": name}]
+            ],
+            "preset": PRESETS.get(asked.get("period", "")),
+            "report_url": report_url,
+            "totals": columns.totals(numbers.total),
+            "header": [heading, *columns.header(columns.report_columns(numbers.total))],
+            "charts": charts.over_time(period.interval, numbers) if numbers.has_data else [],
+            "days": columns.over_time(period.interval, numbers),
+            "total": columns.texts(columns.report_columns(numbers.total), numbers.total),
+        }
+
+    def callbacks_panel(self, request: HttpRequest, row: Partner) -> dict[str, Any]:
+        return {
             "health": health(partner=row),
             "latest": latest_callbacks(self, request, row.callbacks.all()),
-            "suspended": [why_suspended(self, request, one) for one in suspended],
-            "uncounted_clicks": [
-                (labels.get(reason, reason), count)
-                for reason, count in reports.uncounted(recent, row)
-            ],
-            "uncounted_triggers": [
-                (
-                    one,
-                    labels.get(one.reason, one.reason),
-                    self.link_url(one.visitor) if sees else "",
-                )
-                for one in UncountedTrigger.objects.of(row, midnight(recent.first), _UNCOUNTED)
-            ],
         }
+
+    def filtered_panel(self, request: HttpRequest, row: Partner) -> dict[str, Any]:
+        recent = Period.past(RECENT_DAYS)
+        first = midnight(recent.first)
+        arrivals = queries.arrivals(recent, row)
+        filters = {"partner": row.uid, "since": recent.first, "until": recent.last}
+        heading = gettext("Arrived clicks")
+        files = []
+        if may_view(request, Report) and self.admin_site.is_registered(Report):
+            query = urlencode(filters | {"rows": "arrivals"})
+            label = gettext("Download “%(heading)s” as CSV") % {"heading": heading}
+            files.append((f"{self.list_url(Report)}csv/?{query}", label))
+        tables = [
+            Table(
+                name="arrivals",
+                heading=heading,
+                header=[str(label) for label in columns.ARRIVALS_HEADER],
+                rows=arrival_rows(self.admin_site, request, arrivals, **filters),
+                files=files,
+            )
+        ]
+        if may_view(request, RecentFilteredClick):
+            latest = RecentFilteredClick.objects.of(row, first, _MAX_FILTERED)
+            tables.append(_latest_table(latest))
+        uncredited = UncreditedTrigger.objects.of(row, first, _MAX_UNCREDITED)
+        tables.append(self._uncredited_table(uncredited, has_links=may_view(request, Visitor)))
+        return {"filtered_tables": [table for table in tables if table.rows]}
+
+    def _uncredited_table(self, rows: Iterable[UncreditedTrigger], *, has_links: bool) -> Table:
+        return Table(
+            name="uncredited-triggers",
+            heading=gettext("Latest uncredited triggers"),
+            header=[
+                gettext("Visitor"),
+                gettext("Trigger"),
+                gettext("Reason"),
+                gettext("Reference"),
+                gettext("Last fired on"),
+            ],
+            rows=[
+                (
+                    str(row.visitor_id),
+                    self.link_url(row.visitor) if has_links else "",
+                    [
+                        Truncator(row.trigger).chars(40),
+                        capfirst(Reason.display(row.reason)),
+                        Truncator(row.reference).chars(40),
+                        _moment(row.last_on),
+                    ],
+                )
+                for row in rows
+            ],
+            are_numbers=False,
+        )
+
+
+def _latest_table(clicks: Iterable[RecentFilteredClick]) -> Table:
+    return Table(
+        name="latest-filtered",
+        heading=gettext("Latest filtered clicks"),
+        header=[gettext("Clicked on"), gettext("Reason"), gettext("Browser")],
+        rows=[
+            (_moment(click.clicked_on), "", [capfirst(click.reason_display), click.browser])
+            for click in clicks
+        ],
+        are_numbers=False,
+    )
+
+
+def _moment(value: datetime) -> str:
+    return date_format(template_localtime(value), "SHORT_DATETIME_FORMAT")

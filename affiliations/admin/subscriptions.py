@@ -1,21 +1,46 @@
-"""Subscriptions: what a partner is told and paid, and when."""
+"""Subscriptions: their list, their page, and their rows in the page of a partner."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.db.models import Count, Prefetch
+from django.db.models import Prefetch
+from django.http import JsonResponse
+from django.urls import path
+from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.html import format_html
 from django.utils.text import Truncator
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from affiliations.admin.callback_urls import CallbackURLFields, PreviewMixin, preview
-from affiliations.admin.filters import PartnerFilter, TriggerFilter
-from affiliations.admin.lists import ListAdmin, badge, short
-from affiliations.admin.pages import TONES, RowPagesMixin, may_view, row_page
+from affiliations.admin.base import (
+    ListAdmin,
+    badge,
+    callback_badge,
+    column,
+    may_view,
+    payout_value_display,
+)
+from affiliations.admin.bulk_edit import BulkEditMixin
+from affiliations.admin.callback_urls import (
+    CORRECT,
+    CallbackURLFieldMixin,
+    corrections,
+    doubts,
+    preview,
+)
+from affiliations.admin.changes import ChangesInlineMixin
+from affiliations.admin.filters import EndpointFilter, PartnerFilter, TriggerFilter
+from affiliations.admin.pages import ObjectViewsMixin, object_view
+from affiliations.admin.subscription_warnings import of_subscription, warn_of_subscriptions
+from affiliations.callbacks import suspension
 from affiliations.conf import settings
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
@@ -23,16 +48,15 @@ from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
-#: So many callbacks are shown on a page that is not about callbacks.
+#: The number of callbacks on the page of a partner or a subscription.
 LATEST = 10
-_TESTS = 3
-#: So much of a callback URL is shown in a list.
-_URL = 70
+_LATEST_TESTS = 3
+_URL_LENGTH = 70
 
-#: A subscription's fields, in rows: when it counts, what it pays, who decides, who is called.
-_SUBSCRIPTION = (
+#: The fields of a subscription, in rows: trigger, counting, payout, approval, callbacks.
+_FIELDS = (
     "trigger",
-    "callback_url",
+    ("callback_url", "method"),
     "active",
     ("counting", "closes_referral"),
     ("payout_type", "payout_value", "payout_currency"),
@@ -40,23 +64,16 @@ _SUBSCRIPTION = (
     ("call_on_conversion", "call_on_approval", "call_on_rejection"),
 )
 
+#: The fields for users who may only view them.
+_VIEWED = tuple(
+    ("payout_type", "payout_value_display") if "payout_value" in row else row for row in _FIELDS
+)
 
-def _shown(trigger: str) -> str:
-    """Return the name of a trigger, marked where it can never fire."""
+
+def _trigger_label(trigger: str) -> str:
     if trigger in settings.counting_triggers:
         return trigger
     return gettext("%(name)s (no longer in the settings)") % {"name": trigger}
-
-
-def warn(request: HttpRequest, partner: Partner) -> None:
-    """Say which of a partner's subscriptions keep others from ever being counted."""
-    if closing := partner.subscriptions.closing_too_early():
-        names = ", ".join(f"“{trigger}”" for trigger in closing)
-        warning = gettext(
-            "%(partner)s: after %(triggers)s nothing more of the same visitor is counted. To have "
-            "what comes later counted too, untick “closes the referral” there."
-        )
-        messages.warning(request, warning % {"partner": partner, "triggers": names})
 
 
 class SubscriptionForm(forms.ModelForm):
@@ -65,8 +82,15 @@ class SubscriptionForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if (value := self.initial.get("payout_value")) is not None:
-            self.initial["payout_value"] = f"{value.normalize():f}"
-        if "trigger" in self.fields:  # not where somebody may only look
+            # A number, which is compared with the number that is typed.
+            self.initial["payout_value"] = Decimal(f"{value.normalize():f}")
+        method = self.instance.method
+        if "method" in self.fields:  # A form without it keeps the method.
+            self.fields["method"].required = False
+            method = self["method"].value() or method
+        if "callback_url" in self.fields:
+            self._prepare_url(method)
+        if "trigger" in self.fields:  # not if the user may only view the form
             names = list(settings.counting_triggers)
             if self.instance.trigger:
                 names.append(self.instance.trigger)
@@ -75,16 +99,34 @@ class SubscriptionForm(forms.ModelForm):
                 help_text=self.fields["trigger"].help_text,
                 choices=[
                     ("", "---------"),
-                    *((name, _shown(name)) for name in dict.fromkeys(names)),
+                    *((name, _trigger_label(name)) for name in dict.fromkeys(names)),
                 ],
             )
 
+        for name, text in of_subscription(self.instance).items() if self.instance.pk else ():
+            if name in self.fields:
+                field = self.fields[name]
+                field.help_text = format_html(
+                    '{} <span class="aff-caution">{}</span>', field.help_text, text
+                )
+
+    def _prepare_url(self, method: str) -> None:
+        """Tell the widget what it needs, and correct the URL if one of its buttons was used."""
+        widget: Any = self.fields["callback_url"].widget
+        widget.method = method
+        if method == self.instance.method:
+            widget.stored = self.instance.callback_url
+        name, _space, label = self.data.get(CORRECT, "").partition(" ")
+        if name == self.add_prefix("callback_url"):
+            url = self.data.get(name, "").strip()
+            self.data: Any = self.data.copy()
+            self.data[name] = corrections(url, method).get(label, url)
+            widget.is_corrected = self.data[name] != url
+
 
 class SubscriptionFormSet(forms.BaseInlineFormSet):
-    """The subscriptions of one partner, each to another trigger."""
-
     def clean(self) -> None:
-        """Refuse the same trigger twice, where both subscriptions are new and none is saved."""
+        """Refuse two new subscriptions to one trigger: the model compares with stored ones only."""
         super().clean()
         seen: set[str] = set()
         for form in self.forms:
@@ -94,188 +136,241 @@ class SubscriptionFormSet(forms.BaseInlineFormSet):
                 continue
             chosen = form.has_changed() and "trigger" in form.changed_data
             if trigger in seen and chosen and not form.has_error("trigger"):
-                form.add_error("trigger", gettext("This partner subscribes to this trigger twice."))
+                form.add_error(
+                    "trigger",
+                    gettext("This trigger is selected twice. Remove one of the two subscriptions."),
+                )
             seen.add(trigger)
 
 
-class SubscriptionInline(CallbackURLFields, admin.StackedInline):
-    """The subscriptions on the page of their partner."""
-
+class SubscriptionInline(CallbackURLFieldMixin, ChangesInlineMixin, admin.StackedInline):
     model = Subscription
     form = SubscriptionForm
     formset = SubscriptionFormSet
-    fields = _SUBSCRIPTION
     extra = 0
     show_change_link = True
 
+    payout_value_display = payout_value_display
+
+    def get_fields(self, request: HttpRequest, obj: Partner | None = None) -> Any:
+        return _VIEWED if self._is_viewed(request, obj) else _FIELDS
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Partner | None = None) -> Any:
+        return ["payout_value_display"] if self._is_viewed(request, obj) else []
+
+    def _is_viewed(self, request: HttpRequest, obj: Partner | None) -> bool:
+        """Tell whether the user may neither add nor change a row."""
+        may_add = self.has_add_permission(request, obj)
+        return not (may_add or self.has_change_permission(request, obj))
+
 
 @admin.register(Subscription)
-class SubscriptionAdmin(PreviewMixin, CallbackURLFields, RowPagesMixin, ListAdmin):
-    """Subscriptions of all partners."""
-
+class SubscriptionAdmin(BulkEditMixin, CallbackURLFieldMixin, ListAdmin):
     form = SubscriptionForm
-    list_display = ["trigger_name", "who", "url", "active", "callbacks"]
-    list_filter = ["active", TriggerFilter, PartnerFilter]
+    actions = ["edit_selected"]
+    list_display = ["trigger_display", "partner_display", "callback_url_start", "active",
+                    "callbacks"]  # fmt: skip
+    list_filter = ["active", EndpointFilter, TriggerFilter, PartnerFilter]
     list_select_related = ["partner"]
     search_fields = ["trigger", "callback_url", "partner__name"]
     ordering = ["partner__name", "trigger"]
-    row_pages = ["send_test", "resume"]
+    object_views = ["send_test", "resume"]
+
+    # As text: a click on a link would call the partner, with the placeholders in the URL.
+    callback_url_start = column(
+        "callback_url",
+        _("callback URL"),
+        ordering="callback_url",
+        label=lambda url: Truncator(url).chars(_URL_LENGTH),
+    )
+    partner_display = column("partner", _("partner"), ordering="partner__name")
+    payout_value_display = payout_value_display
 
     def get_readonly_fields(self, request: HttpRequest, obj: Subscription | None = None) -> Any:
-        """Let a subscription stay with its partner, as what it has counted does."""
-        return [self._whose(request, obj)] if obj else []
+        """Keep the partner of a subscription, since its conversions are the partner's."""
+        return [self._partner_field(request, obj)] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Subscription | None = None) -> Any:
-        """Lead to the partner those who may look at partners."""
-        return (self._whose(request, obj), *_SUBSCRIPTION)
+        is_viewed = obj is not None and not self.has_change_permission(request, obj)
+        return (self._partner_field(request, obj), *(_VIEWED if is_viewed else _FIELDS))
 
-    def _whose(self, request: HttpRequest, obj: Subscription | None) -> str:
-        return "partner" if obj is None or may_view(request, Partner) else "who"
+    def _partner_field(self, request: HttpRequest, obj: Subscription | None) -> str:
+        """Return the field, or a column without a link if the user may not view partners."""
+        return "partner" if obj is None or may_view(request, Partner) else "partner_display"
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.preview_view)
+        name = "affiliations_subscription_preview"
+        return [path("preview/", view, name=name), *super().get_urls()]
+
+    def preview_view(self, request: HttpRequest) -> JsonResponse:
+        """Return the preview of an unsaved callback URL as JSON, for ``admin.js``."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        url, method = request.GET.get("url", "").strip(), request.GET.get("method", "")
+        rendered, mistakes = preview(url, request.GET.get("trigger", ""), method=method)
+        return JsonResponse(
+            {
+                "rendered": rendered,
+                "mistakes": mistakes,
+                "doubts": doubts(url),
+                "corrections": corrections(url, method),
+            }
+        )
 
     def save_model(
         self, request: HttpRequest, obj: Subscription, form: forms.ModelForm, change: bool
     ) -> None:
-        """Save, and warn where the partner's subscriptions can never all be counted."""
         super().save_model(request, obj, form, change)
-        warn(request, obj.partner)
+        warn_of_subscriptions(request, obj.partner)
 
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
-        """Keep what has counted conversions; say so, rather than list the conversions."""
-        kept = [
+        """Protect a subscription with conversions, with a message instead of a list of them."""
+        protected = [
             gettext(
-                "%(subscription)s has counted conversions, which are kept. "
-                "Make the subscription inactive instead."
+                "%(subscription)s has conversions or callbacks and cannot be deleted. Make the "
+                "subscription inactive instead."
             )
             % {"subscription": subscription}
             for subscription in objs
             if subscription.conversions.exists() or subscription.callbacks.exists()
         ]
-        return ([], {}, set(), kept) if kept else super().get_deleted_objects(objs, request)
+        if protected:
+            return [], {}, set(), protected
+        return super().get_deleted_objects(objs, request)
 
     def offers(self, name: str, row: Subscription) -> bool:
-        """Offer a test where there is somebody to call, and to resume what is suspended."""
         if name == "resume":
-            return row.callbacks_suspended_on is not None
+            return row.is_suspended or row.is_paused
         return bool(row.callback_url)
 
     def get_panels(self, request: HttpRequest, row: Subscription) -> dict[str, Any]:
-        """Show why callbacks are suspended, and the last ones."""
         return {
-            "suspended": [why_suspended(self, request, row)] if row.callbacks_suspended_on else [],
+            "failing": [failure_context(self, request, row)] if row.is_failing else [],
             "latest": latest_callbacks(self, request, row.callbacks.all()),
+            "all_callbacks_url": f"{self.list_url(Callback)}?subscription={row.pk}"
+            if self.admin_site.is_registered(Callback)
+            else "",
         }
 
     @admin.display(description=_("trigger"), ordering="trigger")
-    def trigger_name(self, subscription: Subscription) -> str:
-        """Return the trigger, marked where the settings do not have it."""
-        return _shown(subscription.trigger)
-
-    @admin.display(description=_("partner"), ordering="partner__name")
-    def who(self, subscription: Subscription) -> str:
-        """Return the partner, as far as there is room."""
-        return short(subscription.partner)
-
-    @admin.display(description=_("callback URL"), ordering="callback_url")
-    def url(self, subscription: Subscription) -> str:
-        """Return the URL as text: a click would call the partner, with the placeholders in it."""
-        return Truncator(subscription.callback_url).chars(_URL)
+    def trigger_display(self, subscription: Subscription) -> str:
+        name = _trigger_label(subscription.trigger)
+        if not of_subscription(subscription):
+            return name
+        return format_html("{} {}", name, badge("pending", gettext("warning")))
 
     @admin.display(description=_("callbacks"))
     def callbacks(self, subscription: Subscription) -> str:
-        """Return whether the partner is called."""
-        if subscription.callbacks_suspended_on is not None:
+        """Return the state of the callbacks: suspended, paused, failing, OK or none."""
+        if subscription.is_suspended:
             return badge("rejected", gettext("suspended"))
+        if (until := subscription.callbacks_paused_until) is not None:
+            local = timezone.localtime(until) if timezone.is_aware(until) else until
+            time = date_format(local, "SHORT_DATETIME_FORMAT")
+            return badge("pending", gettext("paused until %(time)s") % {"time": time})
         if subscription.failure_count:
             text = ngettext("%(count)s failure", "%(count)s failures", subscription.failure_count)
             return badge("pending", text % {"count": subscription.failure_count})
-        return badge("delivered", gettext("well")) if subscription.callback_url else "-"
+        return badge("delivered", gettext("OK")) if subscription.callback_url else "-"
 
-    @row_page(_("Send a test callback"))
+    @object_view(_("Send test callback"), is_atomic=False, stays=True)
     def send_test(self, request: HttpRequest, subscription: Subscription) -> HttpResponse:
-        """Send sample values now, and show what was sent and what came back."""
-        # Here, since what it is sent with takes a fraction of a second to import, in each process.
-        from affiliations.callbacks import sample
+        """Send a callback with sample values now, and show the request and the response."""
+        from affiliations.callbacks import test_callback
 
         uid = subscription.partner.uid
-        rendered, mistakes = preview(subscription.callback_url, subscription.trigger, uid)
+        rendered, mistakes = preview(
+            subscription.callback_url, subscription.trigger, uid, subscription.method
+        )
         if not subscription.callback_url:
-            mistakes = [gettext("This subscription has no callback URL, so nobody is called.")]
+            mistakes = [
+                gettext(
+                    "This subscription has no callback URL. Enter one in the subscription to send "
+                    "callbacks."
+                )
+            ]
         if request.method == "POST" and not mistakes:
             try:
-                sample.send_test_callback(subscription)
-            except InvalidCallBackURL as error:  # changed by somebody else in the meantime
+                attempt = test_callback.send_test_callback(subscription)
+            except InvalidCallBackURL as error:  # changed by another user in the meantime
                 mistakes = error.messages
             else:
-                text = gettext("A test callback was sent.")
+                text = (
+                    gettext("A test callback was sent.")
+                    if attempt.was_sent
+                    else gettext("The test callback was not sent.")
+                )
                 return self.done(request, subscription, text, "send_test")
         tests = (
-            Callback.objects.filter(subscription=subscription, event=Callback.Event.TEST)
+            subscription.callbacks.filter(event=Callback.Event.TEST)
             .order_by("-pk")
-            .prefetch_related("attempts")[:_TESTS]
+            .prefetch_related(_newest_first())[:_LATEST_TESTS]
         )
         context = {"rendered": rendered, "mistakes": mistakes, "tests": tests}
         return self.row_response(request, subscription, "send_test", context)
 
-    @row_page(_("Resume callbacks"))
+    @object_view(_("Resume callbacks"))
     def resume(self, request: HttpRequest, subscription: Subscription) -> HttpResponse:
-        """Let what is held go out again."""
         if request.method == "POST":
-            from affiliations.callbacks import suspension
-
             count = suspension.resume(subscription)
             text = ngettext(
-                "Callbacks are resumed. %(count)s was held, and goes out now.",
-                "Callbacks are resumed. %(count)s were held, and go out now.",
+                "Callbacks resumed. %(count)s paused callback is being sent.",
+                "Callbacks resumed. %(count)s paused callbacks are being sent.",
                 count,
             )
             return self.done(request, subscription, text % {"count": count})
-        return self.row_response(
-            request,
-            subscription,
-            "resume",
-            {"suspended": [why_suspended(self, request, subscription)]},
-        )
+        context = {"failing": [failure_context(self, request, subscription)]}
+        return self.row_response(request, subscription, "resume", context)
 
 
-def why_suspended(
-    model_admin: RowPagesMixin, request: HttpRequest, subscription: Subscription
+def failure_context(
+    model_admin: ObjectViewsMixin, request: HttpRequest, subscription: Subscription
 ) -> dict[str, Any]:
-    """Return why callbacks of a subscription are suspended, and what is held."""
+    """Return the last error of a failing subscription and the number of waiting callbacks."""
     may_resume = request.user.has_perm("affiliations.change_subscription")
-    held = subscription.callbacks.filter(status=Callback.Status.HELD)
-    some = list(held.order_by("-pk").values_list("pk", flat=True)[:LATEST])
-    failed = CallbackAttempt.objects.filter(callback__in=some).exclude(error="")
+    queued = subscription.callbacks.queued()
+    latest = list(queued.order_by("-pk").values_list("pk", flat=True)[:LATEST])
+    failures = CallbackAttempt.objects.filter(callback__in=latest).exclude(error="")
     return {
         "subscription": subscription,
-        "last": may_view(request, Callback) and failed.order_by("-started_on").first(),
-        "held": held.aggregate(count=Count("pk"))["count"],
-        "resume_url": model_admin.link_url(subscription, "resume") if may_resume else "",
+        "last": may_view(request, Callback) and failures.order_by("-started_on").first(),
+        "waiting": queued.count(),
+        "most_failures": suspension.SUSPEND_AFTER_FAILURES,
+        "most_hours": suspension.SUSPEND_AFTER // timedelta(hours=1),
+        "resume_url": model_admin.link_url(subscription, "resume")
+        if may_resume and (subscription.is_suspended or subscription.is_paused)
+        else "",
     }
 
 
 def latest_callbacks(
-    model_admin: RowPagesMixin, request: HttpRequest, callbacks: models.QuerySet[Callback]
+    model_admin: ObjectViewsMixin, request: HttpRequest, callbacks: models.QuerySet[Callback]
 ) -> list[Any] | None:
     """
-    Return the last callbacks for a template: each with its address, its tone and its attempt.
+    Return the latest callbacks for a template: each with its URL, status and last attempt.
 
-    ``None`` for those who may not look at callbacks.
+    ``None`` if the user may not view callbacks.
     """
     if not may_view(request, Callback):
         return None
     latest = (
         callbacks.select_related("subscription", "conversion")
-        .prefetch_related(Prefetch("attempts", CallbackAttempt.objects.order_by("number")))
+        .prefetch_related(_newest_first())
         .order_by("-pk")[:LATEST]
     )
     return [
         (
-            one,
-            model_admin.link_url(one),
-            TONES[one.status],
-            next(reversed(one.attempts.all()), None),
+            callback,
+            model_admin.link_url(callback),
+            callback_badge(callback),
+            next(iter(callback.attempts.all()), None),
         )
-        for one in latest
+        for callback in latest
     ]
+
+
+def _newest_first() -> Prefetch[Any]:
+    return Prefetch("attempts", CallbackAttempt.objects.order_by("-number"))

@@ -1,103 +1,156 @@
-"""Visitors: who came through which partner's link, and what has become of it."""
+"""Visitors, and the timeline on the pages of visitors and conversions."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db import models
 from django.db.models import Q
 from django.utils.html import format_html_join
+from django.utils.timesince import timesince
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import pgettext_lazy
 
-from affiliations.admin.credits import CreditPage
-from affiliations.admin.filters import PartnerFilter, ReferredFilter
-from affiliations.admin.lists import FactAdmin, marked, short
-from affiliations.admin.searches import MEANT, ExactSearch, as_key, users_found
-from affiliations.admin.told import told
-from affiliations.models import Conversion, UncountedTrigger, Visitor
+from affiliations import timeline
+from affiliations.admin.base import (
+    TONES,
+    FactAdmin,
+    UserColumnsMixin,
+    callback_badge,
+    column,
+    marked,
+    may_view,
+    short,
+    test_display,
+)
+from affiliations.admin.filters import (
+    PartnerFilter,
+    ReferredFilter,
+)
+from affiliations.admin.manual import CreditPage
+from affiliations.admin.pages import ObjectViewsMixin
+from affiliations.admin.search import ExactSearch, Term, latest, users_found
+from affiliations.models import Callback, CallbackAttempt, Conversion, UncreditedTrigger, Visitor
+from affiliations.models.visitor import SUB_IDS
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-_LABELS = ("sub1", "sub2", "sub3", "sub4", "sub5")
+#: Characters that change the direction of text; a click id or a reference may contain them.
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class SuccessFilter(admin.SimpleListFilter):
-    """By whether something was counted."""
+    """By whether the visitor has a conversion."""
 
-    title = pgettext_lazy("filter", "success")
+    title = pgettext_lazy("filter", "conversion")
     parameter_name = "success"
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, Any]]:
-        """Return both."""
-        return [("yes", _("something was counted")), ("no", _("nothing was counted"))]
+        return [("yes", _("with a conversion")), ("no", _("without a conversion"))]
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet) -> models.QuerySet:
-        """Keep the one or the other."""
         if self.value() not in ("yes", "no"):
             return queryset
         return queryset.filter(successful_on__isnull=self.value() == "no")
 
 
 @admin.register(Visitor)
-class VisitorAdmin(CreditPage, ExactSearch, FactAdmin):
-    """Who came through which partner's link."""
-
-    list_display = ["key", "sender", "click_id", "user", "referred_on", "successful_on", "landing"]
+class VisitorAdmin(UserColumnsMixin, CreditPage, ExactSearch, FactAdmin):
+    list_display = ["pk_display", "partner_display", "click_id", "user_start", "referred_on",
+                    "successful_on", "entry_point_start"]  # fmt: skip
     list_filter = [PartnerFilter, SuccessFilter, "is_test", ReferredFilter]
-    sortable_by = ["key"]
-    tests = Q(is_test=True)
+    list_select_related = ["partner", "user"]
+    sortable_by = ["pk_display"]
     search_fields = ["=id", "click_id"]
-    search_help_text = _(
-        "The id of the visitor, the click id, a reference, or a user by name or address, in full."
-    )
-    fields = [("key", "partner", "user"), ("click_id", "referred_on", "is_test"),
-              ("entry_point", "referrer"), _LABELS,
-              ("successful_on", "closed_on"), ("previous", "displaced")]  # fmt: skip
-    readonly_fields = ["key", "referred_on", "displaced"]
-    row_pages = ["credit"]
-    csv_columns = ["id", "partner", "user", "referred_on", "entry_point", "referrer", "click_id",
-                   "sub1", "sub2", "sub3", "sub4", "sub5", "successful_on", "closed_on",
-                   "is_test"]  # fmt: skip
+    search_help_text = _("Visitor id, click id, reference, username or exact e-mail.")
+    fields = [("pk_display", "partner", "user_link"), ("click_id", "referred_on", "test_display"),
+              ("entry_point", "referrer"), SUB_IDS,
+              ("successful_on", "closed_on"), ("previous", "displaced_by")]  # fmt: skip
+    readonly_fields = ["pk_display", "user_link", "referred_on", "test_display", "displaced_by"]
+    object_views = ["credit"]
+    csv_columns = ["id", "partner", "user_display", "referred_on", "entry_point", "referrer",
+                   "click_id", *SUB_IDS, "successful_on", "closed_on", "is_test"]  # fmt: skip
 
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet:
-        """Know the partner and the user along with the visitor."""
-        visitors: models.QuerySet = super().get_queryset(request)
-        return visitors.select_related("partner", "user")
+    test_display = test_display
+    entry_point_start = column("entry_point", _("landing page"))
 
-    def meant(self, term: str) -> Q:
-        """Return which are: by their id, click id or user, or by a reference, counted or not."""
-        wanted = Q(click_id=term) | Q(user__in=users_found(term))
-        if (key := as_key(term)) is not None:
-            wanted |= Q(pk=key)
-        for model in (Conversion, UncountedTrigger):
-            rows = model._default_manager.filter(reference=term).order_by("-pk")
-            wanted |= Q(pk__in=list(rows.values_list("visitor", flat=True)[:MEANT]))
-        return wanted
+    def search(self, term: Term) -> Q:
+        matching = Q(click_id=term.text) | Q(user__in=users_found(term.text))
+        for model in (Conversion, UncreditedTrigger):
+            rows = model._default_manager.filter(reference__in=term.references)
+            matching |= Q(pk__in=latest(rows, "visitor"))
+        return term.or_key(matching)
 
     def get_fields(self, request: HttpRequest, obj: Visitor | None = None) -> Any:
-        """Leave out the labels that the click had not."""
-        labels = tuple(name for name in _LABELS if getattr(obj, name, ""))
-        return [row for row in (labels if row is _LABELS else row for row in self.fields) if row]
+        given = tuple(name for name in SUB_IDS if getattr(obj, name, ""))
+        return [row for row in (given if row is SUB_IDS else row for row in self.fields) if row]
 
     def get_panels(self, request: HttpRequest, row: Visitor) -> dict[str, Any]:
-        """Tell the story, and show what was counted."""
-        return told(self, request, row.pk)
+        return timeline_context(self, request, row.pk)
 
     @admin.display(description=_("partner"))
-    def sender(self, visitor: Visitor) -> str:
-        """Return who sent the visitor, as far as there is room."""
+    def partner_display(self, visitor: Visitor) -> str:
         return marked(short(visitor.partner), is_test=visitor.is_test)
 
-    @admin.display(description=_("entry point"))
-    def landing(self, visitor: Visitor) -> str:
-        """Return as much of the landing page as there is room for in a list."""
-        return short(visitor.entry_point)
-
-    @admin.display(description=_("displaced by"))
-    def displaced(self, visitor: Visitor) -> str:
-        """Return the referrals that took the place of this one."""
+    @admin.display(description=_("replaced by"))
+    def displaced_by(self, visitor: Visitor) -> str:
         others = visitor.displaced_by.order_by("pk")[:20]
         return format_html_join(", ", "{}", ((self.link(other),) for other in others)) or "-"
+
+
+def timeline_context(
+    model_admin: ObjectViewsMixin,
+    request: HttpRequest,
+    visitor_id: int,
+    conversion_id: int | None = None,
+) -> dict[str, Any]:
+    """
+    Return the timeline of a visitor for a template, and the conversions and callbacks in it.
+
+    With ``conversion_id`` the callbacks are those of this conversion. Callbacks are left out if the
+    user may not view them; there is no link to a row that the user may not view.
+    """
+    shows_callbacks, shows_conversions = may_view(request, Callback), may_view(request, Conversion)
+    (built,) = timeline.build([visitor_id])
+    conversions = built.visitor.conversions.all()
+    return {
+        "timeline": [
+            (entry.on, _DIRECTION.sub("", entry.text), _url(model_admin, request, entry.about))
+            for entry in built.entries
+            if shows_callbacks or not isinstance(entry.about, (Callback, CallbackAttempt))
+        ],
+        "visitor_conversions": [
+            (
+                conversion,
+                model_admin.link_url(conversion),
+                TONES[conversion.status],
+                time_from_click(conversion),
+            )
+            for conversion in conversions
+            if shows_conversions and conversion.pk != conversion_id
+        ],
+        "callbacks": [
+            (callback, model_admin.link_url(callback), callback_badge(callback))
+            for conversion in conversions
+            for callback in conversion.callbacks.all()
+            if shows_callbacks and conversion_id in (None, conversion.pk)
+        ],
+    }
+
+
+def time_from_click(conversion: Conversion) -> str:
+    start, end = conversion.visitor.referred_on, conversion.created_on
+    if (end - start).total_seconds() < 60:
+        return gettext("less than a minute")
+    return timesince(start, end)
+
+
+def _url(model_admin: ObjectViewsMixin, request: HttpRequest, row: models.Model) -> str:
+    """Return the URL of the row of an entry; of an attempt, that on the page of its callback."""
+    if isinstance(row, CallbackAttempt):
+        url = model_admin.link_url(row.callback)
+        return f"{url}#attempts-group" if url else ""
+    return model_admin.link_url(row) if may_view(request, type(row)) else ""

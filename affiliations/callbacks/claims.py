@@ -1,149 +1,125 @@
 """
-Claim callbacks that are due, so that nobody else sends them.
+Claim due callbacks, so that no other worker sends them.
 
-A claim writes a fresh token and moves the row's next attempt to the end of the lease. So what is
-due is one range of one index, a worker that dies gives its rows back by doing nothing, and whoever
-records a result can see whether the row is still theirs.
+A claim writes a new token and moves the next attempt to the end of the lease, so the callbacks of a
+dead worker become due again. When a worker records a result, the token shows whether its claim
+still holds.
+
+A claim first looks for endpoints (subscriptions) that have due callbacks and are neither suspended
+nor paused. It then takes the first callbacks of those that have a free slot. For both an index
+begins with the endpoint, so the callbacks that wait for an endpoint cost the others nothing.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import nullcontext
+from itertools import starmap
 from uuid import uuid4
 
-from django.db import connections, router, transaction
-from django.db.models import F, OuterRef, QuerySet, Subquery
-from django.utils import timezone
+from django.db import connections, transaction
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 
+from affiliations import db
 from affiliations.callbacks import results
+from affiliations.callbacks.slots import Endpoint, Slots
 from affiliations.conf import settings
-from affiliations.models import Callback, Partner
-from affiliations.models.callback import CallbackQuerySet
-from affiliations.models.status import has_status
+from affiliations.db import status_in
+from affiliations.models import Callback, Subscription
 
-#: How many rows are looked at for each that may be taken: some partners have their share already.
-_LOOK = 2
+#: A claim ends if more callbacks are locked by other transactions, which may last.
+_MAX_LOCKED = 500
 
 
-def claim(
-    limit: int,
-    *,
-    per_partner: int,
-    busy: Mapping[int, int],
-    ids: Collection[int] | None = None,
-) -> list[Callback]:
+def claim(limit: int, slots: Slots, ids: Collection[int] | None = None) -> list[Callback]:
     """
-    Take up to ``limit`` due callbacks, and of each partner so many that ``per_partner`` are busy.
+    Claim up to ``limit`` due callbacks and return them in the order in which to send them.
 
-    ``busy`` says how many of each partner's this process is sending now; with ``ids`` only these
-    are taken. What is claimed and must not be sent any more, because its subscription is suspended
-    or its attempts are used up, is put where it belongs and not returned.
+    With ``ids``, only these callbacks are claimed. A claimed callback without attempts left is
+    exhausted.
     """
-    while (claimed := _take(limit, per_partner, busy, ids)) is not None:
-        # Where none of them is to be sent, or somebody was quicker, others may be due behind them.
-        if to_send := results.set_aside(claimed):
+    locked: set[int] = set()
+    while len(locked) <= _MAX_LOCKED and (picked := _pick(limit, slots, ids, locked)):
+        claimed = _take(picked)
+        # If none can be sent, or other workers were quicker, other callbacks may be due.
+        if to_send := results.skip_undeliverable(claimed):
             return to_send
+        locked |= set(picked).difference(callback.pk for callback in claimed)
     return []
 
 
 def release(callbacks: Collection[Callback]) -> None:
-    """Give back what was claimed and not sent: due now, and no attempt was made."""
-    mine = Callback.objects.filter(
-        has_status(Callback.Status.QUEUED),
-        pk__in=[callback.pk for callback in callbacks],
-        lease_token__in={callback.lease_token for callback in callbacks},
+    """Make claimed callbacks due again, without counting an attempt."""
+    Callback.objects.as_claimed(*callbacks).update(
+        next_attempt_on=db.now(), lease_token="", attempt_count=F("attempt_count") - 1
     )
-    mine.update(
-        next_attempt_on=timezone.now(), lease_token="", attempt_count=F("attempt_count") - 1
-    )
-
-
-def _take(
-    limit: int, per_partner: int, busy: Mapping[int, int], ids: Collection[int] | None
-) -> list[Callback] | None:
-    """
-    Make up to ``limit`` due callbacks this worker's own.
-
-    None of them, where others have claimed at this moment what was chosen; ``None`` where nothing
-    was there to choose, or others hold all of it.
-    """
-    token = uuid4().hex
-    alias = router.db_for_write(Callback)
-    skip_locked = connections[alias].features.has_select_for_update_skip_locked
-    # Without SKIP LOCKED there is no transaction: on SQLite one that reads before it writes fails
-    # as soon as somebody else writes. The update itself then decides who was first.
-    with transaction.atomic(using=alias) if skip_locked else nullcontext():
-        now = timezone.now()
-        # Never from a replica, which does not know yet what the others have claimed.
-        due = Callback.objects.using(alias).due(now)
-        picked = _pick(due, limit, per_partner, busy, ids, skip_locked=skip_locked)
-        if picked is None:
-            return None
-        Callback.objects.using(alias).filter(
-            has_status(Callback.Status.QUEUED), pk__in=picked, next_attempt_on__lte=now
-        ).update(
-            lease_token=token,
-            next_attempt_on=now + settings.callback_lease,
-            # From here the attempt counts, so that one that kills whoever sends it ends as well.
-            attempt_count=F("attempt_count") + 1,
-        )
-    claimed = Callback.objects.using(alias).filter(pk__in=picked, lease_token=token).order_by("pk")
-    return list(claimed.select_related("subscription", "partner", "conversion"))
 
 
 def _pick(
-    due: CallbackQuerySet,
-    limit: int,
-    per_partner: int,
-    busy: Mapping[int, int],
-    ids: Collection[int] | None,
-    *,
-    skip_locked: bool,
-) -> list[int] | None:
-    """
-    Choose among the due, the longest due first, and give each partner their share at most.
-
-    ``None`` where nothing is there to choose, or others hold all of it: they may for long, and who
-    tried again at once would do nothing else. Where one partner's fill the first look, those behind
-    them are found by their partners: however many there are, none is read for nothing.
-    """
-    taken = Counter(busy)
-    picked: list[int] = []
-
-    def look(rows: CallbackQuerySet, count: int) -> bool:
-        """Take what may be taken of the first ``count``; return whether that was all there is."""
-        found = list(rows.order_by("next_attempt_on").values_list("pk", "partner_id")[:count])
-        for callback, partner in found:
-            if len(picked) < limit and taken[partner] < per_partner:
-                taken[partner] += 1
-                picked.append(callback)
-        return len(found) < count
-
-    in_front = due.select_for_update(skip_locked=True) if skip_locked else due
+    limit: int, slots: Slots, ids: Collection[int] | None, locked: Collection[int]
+) -> list[int]:
+    """Choose due callbacks: the first of each endpoint, then the second of each, and so on."""
+    now = db.now()
+    # Not from a replica, which may not have the latest claims.
+    due = Callback.objects.using(db.write_alias()).due(now)
+    endpoints = Subscription.objects.using(db.write_alias()).sendable(now)
     if ids is not None:
-        look(in_front.filter(pk__in=ids), len(ids))
-    elif not look(in_front, limit * _LOOK) and len(picked) < limit:
-        full = [partner for partner, count in taken.items() if count >= per_partner]
-        mine, behind = len(picked), due.exclude(pk__in=picked)
-        for partner in list(_waiting(behind, full)[: limit - mine]):
-            if len(picked) == limit:
-                break
-            look(behind.filter(partner=partner), limit - len(picked))
-        if skip_locked and picked:
-            # By their keys alone. InnoDB locks what it reads of an index as well, and two workers
-            # who come by two indexes would meet in a deadlock.
-            rows = Callback.objects.using(due.db).filter(pk__in=picked[mine:])
-            locked = rows.select_for_update(skip_locked=True).values_list("pk", flat=True)
-            picked[mine:] = list(locked)
-    return picked or None
+        due = due.filter(pk__in=ids)
+        endpoints = endpoints.filter(callbacks__in=ids).distinct()
+    if locked:
+        due = due.exclude(pk__in=locked)
+        # What is locked may be the probe that another worker is claiming.
+        endpoints = endpoints.filter(callbacks_paused_until=None)
+    in_order = due.filter(subscription=OuterRef("pk")).order_by("next_attempt_on")
+    first = Subquery(in_order.values("next_attempt_on")[:1])
+    # Not an Exists, which PostgreSQL may turn into a join that reads all due callbacks.
+    waiting = endpoints.annotate(due_on=first).filter(due_on__isnull=False).order_by()
+    names = ("pk", "partner", "callback_url", "callbacks_paused_until", "due_on")
+    shares = slots.share(limit, starmap(Endpoint, waiting.values_list(*names)))
+    if not shares:
+        return []
+    rounds = range(max(shares.values()))
+    # After a pause one probe is sent. It is looked for in the query that finds the next callback:
+    # otherwise another worker could claim one in between.
+    probes = Callback.objects.in_flight(now).filter(
+        # The second condition limits the range of the index to claims.
+        subscription=OuterRef("pk"),
+        next_attempt_on__lte=now + 2 * settings.callback_lease,
+    )
+    rows = (
+        endpoints.filter(Q(callbacks_paused_until=None) | ~Exists(probes), pk__in=shares)
+        .annotate(**{f"callback_{n}": Subquery(in_order.values("pk")[n : n + 1]) for n in rounds})
+        .order_by()
+        .values_list("pk", *(f"callback_{n}" for n in rounds))
+    )
+    found = {endpoint: callbacks for endpoint, *callbacks in rows}
+    return [
+        found[endpoint][n]
+        for n in rounds
+        for endpoint, share in shares.items()
+        if n < share and endpoint in found and found[endpoint][n] is not None
+    ]
 
 
-def _waiting(due: CallbackQuerySet, full: Collection[int]) -> QuerySet[Partner, int]:
-    """Return the other partners for whom something is due, the longest due first."""
-    theirs = due.filter(partner=OuterRef("pk")).order_by("next_attempt_on")
-    oldest = Subquery(theirs.values("next_attempt_on")[:1])
-    partners = Partner.objects.using(due.db).exclude(pk__in=full).annotate(oldest=oldest)
-    waiting = partners.filter(oldest__isnull=False).order_by("oldest")
-    return waiting.values_list("pk", flat=True)
+def _take(picked: list[int]) -> list[Callback]:
+    """Claim those of the callbacks that no other worker has claimed or locked."""
+    token, now, alias = uuid4().hex, db.now(), db.write_alias()
+    due = Callback.objects.using(alias).filter(status_in(Callback.Status.QUEUED))
+    due = due.filter(next_attempt_on__lte=now)
+    skip_locked = connections[alias].features.has_select_for_update_skip_locked
+    # No transaction without SKIP LOCKED: on SQLite a transaction that reads before it writes fails
+    # if another connection writes in between. The update then decides which worker was first.
+    with transaction.atomic(using=alias) if skip_locked else nullcontext():
+        free = picked
+        if skip_locked:
+            rows = due.filter(pk__in=picked).select_for_update(skip_locked=True)
+            free = list(rows.values_list("pk", flat=True))
+        due.filter(pk__in=free).update(
+            lease_token=token,
+            next_attempt_on=now + settings.callback_lease,
+            # Counted now, so that a callback that crashes its worker runs out of attempts.
+            attempt_count=F("attempt_count") + 1,
+        )
+    claimed = Callback.objects.using(alias).filter(pk__in=free, lease_token=token)
+    claimed = claimed.select_related("subscription", "partner")
+    return sorted(claimed, key=lambda callback: picked.index(callback.pk))

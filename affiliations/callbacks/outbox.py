@@ -1,122 +1,174 @@
 """
-Queue a callback: insert its row, hand it over after commit; take it back where it is not true.
+Queue callbacks, resend them, and cancel them.
 
-The row is written in the transaction of the conversion, so that it exists exactly if that does.
-Nothing leaves the site before the commit.
+The row is inserted in the transaction of the conversion, so that either both exist or neither. The
+dispatcher gets its id after the commit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import router, transaction
+from django.db import transaction
 from django.db.models import Count, F, Max, Q
 from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
-from affiliations import batches
-from affiliations.callbacks import handover, retention, wording
+from affiliations import db, placeholders
+from affiliations.callbacks import maintenance
 from affiliations.conf import settings
+from affiliations.db import status_in
+from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import Callback, CallbackAttempt, Conversion, Partner, Subscription
 from affiliations.models.callback import CallbackQuerySet
-from affiliations.models.status import has_status
+from affiliations.models.visitor import LOST_CLICK_IDS
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
-    from datetime import datetime
-
+    from collections.abc import Container, Iterable
 
 Error = CallbackAttempt.Error
 Event = Callback.Event
 Status = Callback.Status
 
-# Why a callback was cancelled: kept in English, shown in the reader's language.
-DECIDED_SINCE = gettext_noop("It was decided otherwise before the partner had heard of it.")
+# Why a callback is cancelled: stored in English, shown in the reader's language.
+DECIDED_SINCE = gettext_noop("The status of the conversion changed before this callback was sent.")
+NO_CLICK_ID = gettext_noop("The visitor came without a click id.")
+SENDING_IS_OFF = gettext_noop("Sending was turned off (AFFILIATE_SEND_CALLBACKS was False).")
+IS_TEST = gettext_noop("This is a test. Its callbacks are only sent manually.")
 
-#: Where it was to go is not kept any more: see ``affiliations.privacy``.
-BLANKED = Q(url="")
+#: Callbacks whose URL was erased, see ``affiliations.privacy``.
+_BLANKED = Q(url="")
+#: Callbacks that were cancelled as they were written, and that staff can send.
+_KEPT_BACK = Q(status_in(Status.CANCELLED), reason__in=(IS_TEST, SENDING_IS_OFF))
+#: Callbacks that can be resent, unless they are in flight or their subscription is suspended.
+RESENDABLE = (
+    ~_BLANKED
+    & ~Q(event=Event.TEST)
+    & (Q(status_in(Status.QUEUED, Status.DELIVERED, Status.EXHAUSTED)) | _KEPT_BACK)
+)
 
-#: Which subscriptions hear of an event.
-_HEARD_BY = {
+#: The field of a subscription that asks for the callbacks of an event.
+_ASKED_BY = {
     Event.CONVERSION: "call_on_conversion",
     Event.APPROVAL: "call_on_approval",
     Event.REJECTION: "call_on_rejection",
 }
 
-_WAITING = (Status.QUEUED, Status.HELD)
-#: So many are cancelled by one statement.
+#: Callbacks cancelled by one statement.
 _CHUNK = 500
 
-#: How an attempt ends that the partner has certainly not taken. After any other, such as a timeout,
-#: nobody knows.
-_NOT_TAKEN = (
-    Error.DNS,
-    Error.CONNECT,
-    Error.TLS,
-    Error.BLOCKED_ADDRESS,
-    Error.REDIRECTS,
-    Error.HTTP_STATUS,
-)
+#: After any other error, such as a timeout, the partner may have processed the callback.
+_NOT_RECEIVED = (*CallbackAttempt.NOT_SENT, Error.REDIRECTS, Error.HTTP_STATUS)
 
 
-def tell(
-    conversion: Conversion, subscriptions: Iterable[Subscription], event: Event
+def queue(
+    conversion: Conversion,
+    subscriptions: Iterable[Subscription],
+    event: Event,
+    delay: timedelta = timedelta(),
 ) -> list[Callback]:
     """
-    Queue the callbacks that tell of an event: one for each subscription that wants to hear of it.
+    Queue the callbacks of an event, one for each subscription that asks for them.
 
-    Called inside the transaction that writes the conversion. A callback that would not tell the
-    partner which visitor is meant, and that of a test, is written as cancelled, with the reason.
+    Call it inside the transaction that writes the conversion. With a ``delay`` they are due only
+    after it, unless ``render_anew()`` is called before.
     """
-    callbacks = _write(conversion, subscriptions, event)
-    handover.after_commit(_waiting(callbacks))
+    callbacks = _insert(conversion, subscriptions, event, delay)
+    dispatch_on_commit(_queued_ids(callbacks))
     return callbacks
 
 
-def tell_decision(conversion: Conversion) -> None:
+def render_anew(conversion: Conversion) -> None:
     """
-    Tell the partner what was decided, each event once, and take back what is not true any more.
+    Render the first callbacks of a conversion again, since its amount has changed; they are due.
 
-    Called inside the transaction that decides, which holds the conversion's row. What still waits
-    when it is rejected is cancelled, and goes out after all where it is brought back. Of the
-    rejection those subscriptions hear that may have been told something before. What callbacks have
-    told that are purged since counts as well.
+    Call it inside a transaction, with the conversion's row locked.
     """
-    # Nobody adds to them or purges them now, nor decides of them: the conversion is held.
-    written = _written().filter(conversion=conversion).annotate(told=F("conversion__told"))
-    rows = list(written.only("event", "subscription", "status", "reason").order_by("pk"))
-    purged = _purged(conversion, rows)
-    told = purged.union((row.event, row.subscription_id) for row in rows)
+    rows = _callbacks().filter(conversion=conversion).select_related("subscription")
+    for row in rows.order_by("pk"):
+        anew = build_callback(conversion, row.subscription, row.event)
+        unsent = _callbacks().filter(Q(status_in(Status.QUEUED)) | _KEPT_BACK, attempt_count=0)
+        unsent.filter(pk=row.pk).update(
+            method=anew.method,
+            url=anew.url,
+            body=anew.body,
+            status=anew.status,
+            reason=anew.reason,
+            next_attempt_on=anew.next_attempt_on,
+        )
+
+
+def withdraw_approval(conversion: Conversion) -> None:
+    """
+    Delete the callbacks of an approval that was taken back before any of them was sent.
+
+    Call it inside a transaction, with the conversion's row locked.
+    """
+    _callbacks().filter(conversion=conversion, event=Event.APPROVAL, attempt_count=0).delete()
+
+
+def queue_decision(conversion: Conversion) -> None:
+    """
+    Queue the callbacks of a decision, each event once, and cancel those that it contradicts.
+
+    Call it inside the transaction that decides, with the conversion's row locked. A rejection
+    cancels the waiting callbacks; they are queued again if the conversion is reopened. A
+    subscription gets the callback of the rejection only if the partner may have received an earlier
+    one, even one that has been purged since.
+    """
+    # While the conversion is locked, no other transaction adds or purges callbacks, or decides.
+    stored = (
+        _callbacks()
+        .filter(conversion=conversion)
+        .annotate(notified_events=F("conversion__notified_events"))
+    )
+    rows = list(stored.only("event", "subscription", "status", "reason").order_by("pk"))
+    purged = _purged_events(conversion, rows)
+    queued = purged.union((row.event, row.subscription_id) for row in rows)
     rejections = [row for row in rows if row.event == Event.REJECTION]
     others = [row for row in rows if row.event != Event.REJECTION]
-    # New rows before changed ones, since on MariaDB a row that is inserted takes a share of its
-    # subscription: who records a failure holds the subscription and then asks for the callback.
+    # New rows before changed ones. On MariaDB an inserted row takes a shared lock of its
+    # subscription, and recording a failure locks first the subscription and then the callback.
     if conversion.status == Conversion.Status.REJECTED:
-        new = _write(conversion, _untold(conversion, Event.REJECTION, told), Event.REJECTION)
-        _cancel([row.pk for row in others], DECIDED_SINCE)
-        heard = _may_have_heard(others)  # and nobody else will: nothing can be claimed any more
-        heard |= {subscription for event, subscription in purged if event != Event.REJECTION}
-        needless = [callback.pk for callback in new if callback.subscription_id not in heard]
-        _written().filter(pk__in=needless).delete()
-        handover.after_commit(_waiting(one for one in new if one.pk not in needless))
-        _requeue(row for row in rejections if row.subscription_id in heard)
+        new = _insert(conversion, missing(conversion, Event.REJECTION, queued), Event.REJECTION)
+        _contradict(others)
+        # Read after the cancellation, since cancelled callbacks cannot be claimed any more.
+        notified = _possibly_notified(others)
+        notified |= {subscription for event, subscription in purged if event != Event.REJECTION}
+        needless = [callback.pk for callback in new if callback.subscription_id not in notified]
+        _callbacks().filter(pk__in=needless).delete()
+        dispatch_on_commit(_queued_ids(row for row in new if row.pk not in needless))
+        _requeue(conversion, [row for row in rejections if row.subscription_id in notified])
     elif conversion.status == Conversion.Status.APPROVED:
-        tell(conversion, _untold(conversion, Event.APPROVAL, told), Event.APPROVAL)
-        _cancel([row.pk for row in rejections], DECIDED_SINCE)
-        _requeue(others)
+        queue(conversion, missing(conversion, Event.APPROVAL, queued), Event.APPROVAL)
+        _contradict(rejections)
+        _requeue(conversion, others)
     else:
-        _cancel([row.pk for row in rejections], DECIDED_SINCE)
-        _requeue(row for row in others if row.event == Event.CONVERSION)
+        _contradict(rejections)
+        _requeue(conversion, [row for row in others if row.event == Event.CONVERSION])
+
+
+def notified(conversion: Conversion) -> set[tuple[str, int]]:
+    """Return the events of which the partner may have been notified, each with a subscription."""
+    purged = maintenance.notified(conversion.notified_events)
+    return purged | _begun(_callbacks().filter(conversion=conversion))
+
+
+def sends(subscription: Subscription, event: Event) -> bool:
+    """Tell whether a subscription sends a callback of an event."""
+    return bool(subscription.callback_url and getattr(subscription, _ASKED_BY[event]))
 
 
 def cancel_all(partner: Partner, reason: str) -> int:
     """
-    Cancel whatever waits to be told to a partner, and return how many.
+    Cancel the waiting callbacks of a partner, and return how many.
 
-    What is on its way at this moment still counts as delivered where the partner takes it.
+    A callback in flight still counts as delivered if the partner accepts it.
     """
-    waiting = _written().filter(partner=partner, status__in=_WAITING).order_by("pk")
+    waiting = _callbacks().queued().filter(partner=partner).order_by("pk")
     keys = list(waiting.values_list("pk", flat=True))
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
     return sum(_cancel(chunk, reason[:255]) for chunk in chunks)
@@ -124,186 +176,260 @@ def cancel_all(partner: Partner, reason: str) -> int:
 
 def cancel(callback: Callback, reason: str) -> bool:
     """
-    Cancel a callback that waits, or is held; ``False`` where nothing of it is to be sent any more.
+    Cancel a waiting callback; return ``False`` if it is no longer waiting.
 
-    One that is on its way at this moment still counts as delivered where the partner takes it.
+    A callback in flight still counts as delivered if the partner accepts it.
     """
     return bool(_cancel([callback.pk], reason[:255]))
 
 
 def resend(callback: Callback) -> bool:
     """
-    Send a callback once more: the same URL, the same id, its history kept.
+    Send a callback once more, with the same URL and id.
 
-    ``False`` where it is held, cancelled, blanked, being sent at this moment, or a test callback,
-    of which another can be made; and where callbacks of its subscription are suspended.
+    Args:
+        callback: The callback, delivered or not.
+
+    Returns:
+        ``False``, with nothing changed, if the site sends no callbacks, or if the callback is
+        cancelled (except for that of a test conversion, and because nothing was sent), in flight,
+        blanked (see ``affiliations.privacy``) or a test callback, or if callbacks of its
+        subscription are suspended. Otherwise ``True``.
     """
-    now = timezone.now()
-    is_asked_for = Q(has_status(Status.QUEUED, Status.DELIVERED, Status.EXHAUSTED))
-    is_test = Q(has_status(Status.CANCELLED), reason=wording.IS_TEST)
-    again = Callback.objects.exclude(_on_its_way(now) | Q(event=Event.TEST)).filter(
-        is_asked_for | is_test, ~BLANKED, pk=callback.pk
-    )
+    if not settings.send_callbacks:
+        return False
+    now = db.now()
     steps = len(settings.callback_retry_schedule)
-    written = router.db_for_write(Callback)
-    with transaction.atomic(using=written):
-        changed = again.update(
+    alias = db.write_alias()
+    with transaction.atomic(using=alias):
+        row = Callback.objects.not_in_flight(now).filter(RESENDABLE, pk=callback.pk)
+        changed = row.update(
             status=Status.QUEUED,
             reason="",
             next_attempt_on=now,
             is_manual=True,
-            # One more than there were, also where the schedule was longer then.
+            # Allows one more attempt, even if the schedule was longer at the earlier ones.
             resend_count=Greatest(F("resend_count") + 1 + steps, F("attempt_count") + 1) - steps,
         )
         if changed and _is_suspended(callback):
-            transaction.set_rollback(True, using=written)
+            transaction.set_rollback(True, using=alias)
             return False
         if changed:
-            handover.after_commit([callback.pk])
+            dispatch_on_commit([callback.pk])
     return bool(changed)
 
 
 def resend_anew(callback: Callback) -> Callback | None:
     """
-    Render the subscription's callback URL of today into a new row beside ``callback``, and send it.
+    Send the event again as a new callback, with the current callback URL of the subscription.
 
-    It has an id of its own, since a partner may know the old one as done. ``None`` where callbacks
-    of the subscription are suspended, or it calls nobody any more. ``ValueError`` for a test
-    callback, which tells of nothing.
+    The new callback has its own id, since the partner may have processed the old one.
+
+    Args:
+        callback: The callback, which is not changed.
+
+    Returns:
+        The new callback, or ``None`` if callbacks of the subscription are suspended or it has no
+        callback URL any more.
+
+    Raises:
+        ValueError: If it is a test callback, which belongs to no conversion.
     """
     if callback.conversion is None:
-        raise ValueError("a test callback cannot be sent again, only made anew")
-    with transaction.atomic(using=router.db_for_write(Callback)):
-        # Written, which locks it on every database, so that two who ask at once come one after the
-        # other. On SQLite a transaction that reads before it writes would fail.
+        raise ValueError("a test callback cannot be sent again")
+    with transaction.atomic(using=db.write_alias()):
+        # An update locks the row on every database, so that two calls run one after the other. On
+        # SQLite a transaction that reads before it writes would fail.
         Conversion.objects.filter(pk=callback.conversion.pk).update(trigger=F("trigger"))
         if _is_suspended(callback) or not callback.subscription.callback_url:
             return None
-        callback.conversion.refresh_from_db(
-            using=router.db_for_write(Callback), fields=["status", "decided_on"]
-        )
-        editions = _written().filter(
+        callback.conversion.refresh_from_db(using=db.write_alias(), fields=["status", "decided_on"])
+        versions = _callbacks().filter(
             conversion=callback.conversion_id,
             subscription=callback.subscription_id,
             event=callback.event,
         )
-        anew = wording.compose(callback.conversion, callback.subscription, callback.event)
-        anew.edition = editions.aggregate(Max("edition"))["edition__max"] + 1
-        anew.created_on = anew.next_attempt_on = timezone.now()
+        version = versions.aggregate(Max("version"))["version__max"] + 1
+        anew = build_callback(callback.conversion, callback.subscription, callback.event, version)
+        anew.created_on = timezone.now()
         anew.save(force_insert=True)
-        handover.after_commit(_waiting([anew]))
+        dispatch_on_commit(_queued_ids([anew]))
     return anew
 
 
 def _is_suspended(callback: Callback) -> bool:
     """
-    Tell whether its subscription's callbacks are.
+    Return whether callbacks of its subscription are suspended.
 
-    Asked by itself: a change that asks would hold the callback and want the subscription, and who
-    records a failure wants them the other way round. Asked after the change: on SQLite a
-    transaction that reads before it writes fails where another has written in between. What is
-    suspended after that is held by whoever claims it.
+    Call it after the update of the callback, since on SQLite a transaction that reads before it
+    writes may fail. It is a query of its own: an update with a subquery would lock the callback
+    before the subscription, and recording a failure locks them in the other order. If the
+    subscription is suspended later, the callback waits.
     """
-    theirs = Subscription.objects.using(router.db_for_write(Callback))
-    return theirs.filter(pk=callback.subscription_id).exclude(callbacks_suspended_on=None).exists()
+    subscriptions = Subscription.objects.using(db.write_alias()).suspended()
+    return subscriptions.filter(pk=callback.subscription_id).exists()
 
 
-def _written() -> CallbackQuerySet:
-    """Return what is written, from where it is: a replica may not have heard of it yet."""
-    return Callback.objects.using(router.db_for_write(Callback))
+def _callbacks() -> CallbackQuerySet:
+    return Callback.objects.using(db.write_alias())
 
 
-def _waiting(callbacks: Iterable[Callback]) -> list[int]:
-    """Return the ids of those that are to be sent."""
-    return [row.pk for row in callbacks if row.status == Callback.Status.QUEUED]
+def _queued_ids(callbacks: Iterable[Callback]) -> list[int]:
+    return [row.pk for row in callbacks if row.status == Status.QUEUED]
 
 
-def _purged(conversion: Conversion, rows: Sequence[Callback]) -> set[tuple[str, int]]:
-    """Return what callbacks that are gone have told of it: each event, and which subscription."""
-    keeper: Any = rows[0] if rows else None  # each row was read with what its conversion keeps
-    if keeper is None:
-        stored = Conversion.objects.using(router.db_for_write(Callback))
-        keeper = stored.only("told").get(pk=conversion.pk)
-    return retention.heard(keeper.told)
+def _purged_events(conversion: Conversion, rows: Sequence[Callback]) -> set[tuple[str, int]]:
+    row: Any = rows[0] if rows else None  # annotated with the events of the conversion
+    if row is None:
+        stored = Conversion.objects.using(db.write_alias())
+        row = stored.only("notified_events").get(pk=conversion.pk)
+    return maintenance.notified(row.notified_events)
 
 
-def _untold(
-    conversion: Conversion, event: Event, told: Container[tuple[str, int]]
+def missing(
+    conversion: Conversion, event: Event, queued: Container[tuple[str, int]]
 ) -> list[Subscription]:
     """
-    Return the subscriptions that a conversion concerns, but for those that are told of an event.
+    Return the subscriptions of a conversion that have no callback of an event yet.
 
-    Active or not: what was earned is still told.
+    They include inactive ones, since the partner has earned the conversion.
     """
-    theirs = conversion.partner.subscriptions.using(router.db_for_write(Callback))
+    subscriptions = conversion.partner.subscriptions.using(db.write_alias()).order_by("pk")
     return [
-        one
-        for one in theirs.order_by("pk")
-        if (event, one.pk) not in told
-        and (one.pk == conversion.subscription_id or one.trigger == conversion.trigger)
+        row
+        for row in subscriptions
+        if (event, row.pk) not in queued
+        and (row.pk == conversion.subscription_id or row.trigger == conversion.trigger)
     ]
 
 
-def _write(
-    conversion: Conversion, subscriptions: Iterable[Subscription], event: Event
+def _insert(
+    conversion: Conversion,
+    subscriptions: Iterable[Subscription],
+    event: Event,
+    delay: timedelta = timedelta(),
 ) -> list[Callback]:
-    """Insert the rows that tell of an event."""
     callbacks = [
-        wording.compose(conversion, subscription, event)
+        build_callback(conversion, subscription, event)
         for subscription in subscriptions
-        if subscription.callback_url and getattr(subscription, _HEARD_BY[event])
+        if sends(subscription, event) and not conversion.partner.is_stopped
     ]
     for callback in callbacks:
-        # One by one, nearly always one: MySQL gives no keys back from a bulk insert.
+        callback.next_attempt_on += delay
+        # Not in bulk, since MySQL then returns no keys. There is nearly always only one.
         callback.save(force_insert=True)
     return callbacks
 
 
-def _may_have_heard(callbacks: Iterable[Callback]) -> set[int]:
+def _possibly_notified(callbacks: Iterable[Callback]) -> set[int]:
+    """Return the subscriptions that may have received one of these callbacks."""
+    rows = _callbacks().filter(pk__in=[callback.pk for callback in callbacks])
+    return {subscription for _event, subscription in _begun(rows)}
+
+
+def _begun(callbacks: CallbackQuerySet) -> set[tuple[str, int]]:
     """
-    Return the subscriptions that were told, or may have been.
+    Return event and subscription of the callbacks that the partner may have received.
 
-    A claim counts as an attempt before it is made. So what is on its way at this moment is meant as
-    well, and what somebody died sending.
+    A callback in flight is one of them, since the claim counts the attempt already.
     """
-    refused = Count("attempts", filter=Q(attempts__error__in=_NOT_TAKEN))
-    rows = _written().filter(pk__in=[callback.pk for callback in callbacks])
-    begun = rows.annotate(refused=refused).filter(attempt_count__gt=F("refused"))
-    return set(begun.values_list("subscription", flat=True))
-
-
-def _on_its_way(now: datetime) -> Q:
-    """Match what somebody is sending."""
-    return Q(has_status(Status.QUEUED), next_attempt_on__gt=now) & ~Q(lease_token="")
+    failed = Count("attempts", filter=Q(attempts__error__in=_NOT_RECEIVED))
+    begun = callbacks.annotate(failed=failed).filter(attempt_count__gt=F("failed"))
+    return set(begun.values_list("event", "subscription"))
 
 
 def _cancel(keys: Sequence[int], reason: str) -> int:
-    """Cancel those that wait. One that is on its way still counts if the partner takes it."""
     if not keys:
         return 0
-    waiting = _written().filter(has_status(*_WAITING), pk__in=keys)
+    rows = _callbacks().filter(pk__in=keys)
     if len(keys) > 1:
-        batches.hold(waiting)
-    # What the partner has taken before was to be sent once more, and is not.
-    again = waiting.filter(delivered_on__isnull=False)
-    count = again.update(status=Status.DELIVERED, is_manual=False)
+        db.lock_rows(rows)
+    waiting = rows.filter(status_in(Status.QUEUED))
+    # Of a callback that was delivered before, only the resend is cancelled.
+    resends = waiting.filter(delivered_on__isnull=False)
+    count = resends.update(status=Status.DELIVERED, is_manual=False)
     return count + waiting.update(status=Status.CANCELLED, reason=reason)
 
 
-def _requeue(callbacks: Iterable[Callback]) -> None:
-    """
-    Let those go out after all that an earlier decision had cancelled.
+def _contradict(callbacks: Sequence[Callback]) -> None:
+    """Cancel the callbacks that a decision contradicts, and let those kept back not be resent."""
+    _cancel([row.pk for row in callbacks], DECIDED_SINCE)
+    if keys := [row.pk for row in callbacks if row.reason == SENDING_IS_OFF]:
+        rows = _callbacks().filter(pk__in=keys)
+        db.lock_rows(rows)
+        rows.filter(_KEPT_BACK, reason=SENDING_IS_OFF).update(reason=DECIDED_SINCE)
 
-    When they would have: one that is still on its way is not sent twice.
+
+def _requeue(conversion: Conversion, callbacks: Sequence[Callback]) -> None:
+    """
+    Queue the callbacks again that an earlier decision has cancelled, if the site sends callbacks.
+
+    ``next_attempt_on`` stays: a callback that is still in flight is not sent twice.
     """
     keys = [
         row.pk
         for row in callbacks
         if row.status == Status.CANCELLED and row.reason == DECIDED_SINCE
     ]
-    if keys:
-        cancelled = _written().filter(~BLANKED, has_status(Status.CANCELLED), pk__in=keys)
+    if keys and not conversion.partner.is_stopped:
+        rows = _callbacks().filter(pk__in=keys)
         if len(keys) > 1:
-            batches.hold(cancelled)
-        cancelled.update(status=Status.QUEUED, reason="")
-        handover.after_commit(keys)
+            db.lock_rows(rows)
+        cancelled = rows.filter(~_BLANKED, status_in(Status.CANCELLED))
+        if settings.send_callbacks:
+            cancelled.update(status=Status.QUEUED, reason="")
+            dispatch_on_commit(keys)
+        else:
+            cancelled.update(reason=SENDING_IS_OFF)
+
+
+def build_callback(
+    conversion: Conversion, subscription: Subscription, event: str, version: int = 1
+) -> Callback:
+    """
+    Return the unsaved callback of an event.
+
+    It is cancelled, with the reason, if its URL would not identify the visitor or would lead to
+    another page of the partner, if the conversion is a test, and if the site sends no callbacks.
+    """
+    decided_on = None if event == Event.CONVERSION else conversion.decided_on
+    happened_on = decided_on or conversion.created_on
+    callback = Callback(
+        conversion=conversion,
+        subscription=subscription,
+        partner=conversion.partner,
+        event=event,
+        version=version,
+        method=subscription.method,
+        url=subscription.callback_url,
+        created_on=happened_on,
+        next_attempt_on=db.now(),
+    )
+    values = placeholders.values_for(callback)
+    if callback.method == Subscription.Method.POST:
+        callback.body = placeholders.body(event, happened_on, values)
+    elif not placeholders.identifies(subscription.callback_url, values):
+        lost = LOST_CLICK_IDS.get(conversion.visitor.lost_click_id)
+        return _cancelled(callback, lost or NO_CLICK_ID)
+    try:
+        callback.url = placeholders.render(subscription.callback_url, values)
+    except InvalidCallBackURL:
+        return _cancelled(callback, placeholders.CLIMBS)
+    if conversion.is_test:
+        return _cancelled(callback, IS_TEST)
+    return callback if settings.send_callbacks else _cancelled(callback, SENDING_IS_OFF)
+
+
+def _cancelled(callback: Callback, reason: str) -> Callback:
+    callback.status, callback.reason = Status.CANCELLED, reason
+    return callback
+
+
+def dispatch_on_commit(callback_ids: Sequence[int]) -> None:
+    if callback_ids and settings.send_callbacks:
+        transaction.on_commit(
+            # Not a partial: Django 5.2 logs the __qualname__ of a function that fails.
+            lambda: settings.callback_dispatcher(callback_ids),
+            using=db.write_alias(),
+            robust=True,
+        )

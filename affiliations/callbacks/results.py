@@ -1,33 +1,31 @@
 """
-Record how attempts ended, and what follows: delivered, due again, exhausted.
+Record the results of attempts: the callback is delivered, due again or exhausted.
 
-Recording is fenced by the lease: a failure of somebody whose lease has passed to another says
-nothing any more. A success always wins, for the partner has been told.
+A failure counts only while the claim holds, since another worker may have sent the callback after
+that. A success always counts.
 
-Every transaction here locks the subscriptions that it may change, in the order of their keys, and
-then callbacks in the order of theirs: in no order, two of them could wait for each other. None
-holds a subscription for long: on MariaDB each visitor who is just being credited waits for it.
+Every transaction locks first the subscriptions that it may change and then the callbacks, each in
+the order of their keys; otherwise two could deadlock. All transactions are short: on MariaDB a
+transaction that credits a visitor waits for the lock of the subscription.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import router, transaction
-from django.db.models import QuerySet
+from django.db import transaction
+from django.db.models import F, QuerySet
 from django.dispatch import Signal
-from django.utils import timezone
 
-from affiliations import batches
+from affiliations import db, logs
 from affiliations.callbacks import suspension
-from affiliations.callbacks.attempts import Sent
-from affiliations.callbacks.retries import delay
+from affiliations.callbacks.transport import AttemptResult, Result
 from affiliations.conf import settings
-from affiliations.models import Callback, CallbackAttempt, Subscription
-from affiliations.models.status import has_status
+from affiliations.db import status_in
+from affiliations.models import Callback, CallbackAttempt
 from affiliations.signals import announce, callback_delivered, callback_exhausted
 
 logger = logging.getLogger("affiliations")
@@ -37,98 +35,116 @@ Status = Callback.Status
 _GONE = 410
 
 
-def record(sent: Sequence[Sent]) -> None:
+def record(attempts: Sequence[AttemptResult]) -> list[int]:
     """
-    Write down a group of attempts, in one transaction, in the order in which they ended.
+    Record attempts, given in the order in which they ended, in one transaction.
 
-    It may be called again with the same group: where the database was lost at the commit, nobody
-    knows whether it had happened.
+    If the connection is lost at the commit, call it again with the same attempts, whether the
+    commit has happened or not.
+
+    Returns:
+        The subscriptions that are suspended or paused now.
     """
-    now = timezone.now()
-    in_order = sorted(sent, key=lambda one: one.callback.pk)
-    delivered = [one.callback for one in in_order if one.result.delivered]
-    # Outside, since on SQLite a transaction that reads before it writes would fail.
-    failing = suspension.failing(sent)
-    with transaction.atomic(using=_database()):
+    now = db.now()
+    by_key = sorted(attempts, key=lambda attempt: attempt.callback.pk)
+    delivered = [attempt.callback for attempt in by_key if attempt.result.delivered]
+    # Before the transaction, since on SQLite a transaction that reads before it writes would fail.
+    failing = suspension.failing(attempts)
+    with transaction.atomic(using=db.write_alias()):
         suspension.lock(failing)
-        batches.hold(Callback.objects.filter(pk__in=[one.callback.pk for one in sent]))
+        db.lock_rows(Callback.objects.filter(pk__in=[attempt.callback.pk for attempt in attempts]))
         _record_delivered(delivered, now)
         ignored = [
-            one for one in in_order if not one.result.delivered and not _record_failed(one, now)
+            attempt
+            for attempt in by_key
+            if not attempt.result.delivered and not _record_failed(attempt, now)
         ]
-        # Last, since on MariaDB an attempt holds a share of its callback: two who held one could
-        # not change it any more.
+        # Last, since on MariaDB an inserted attempt takes a shared lock of its callback: two
+        # transactions with such a lock could not change the callback any more.
         CallbackAttempt.objects.bulk_create(
-            [one.attempt for one in in_order], ignore_conflicts=True
+            [attempt.row() for attempt in by_key], ignore_conflicts=True
         )
-        suspended = suspension.record_streaks(
-            [one for one in sent if one.is_the_partners and one not in ignored], failing, now
-        )
-    suspension.hold_all(suspended)
+        counted = [
+            attempt
+            for attempt in attempts
+            if attempt.counts_for_suspension and attempt not in ignored
+        ]
+        return suspension.record(counted, failing, now)
 
 
-def set_aside(claimed: Sequence[Callback]) -> list[Callback]:
+def skip_undeliverable(claimed: Sequence[Callback]) -> list[Callback]:
     """
-    Return those of freshly claimed callbacks that are to be sent.
+    Return the claimed callbacks that are to be sent.
 
-    One whose subscription was suspended in the meantime is held. One whose attempts were used up
-    without a result, by whoever died sending it, is exhausted.
+    Those without attempts left, since their workers died, are exhausted.
     """
     to_send = []
     for callback in claimed:
-        if callback.subscription.callbacks_suspended_on is not None and suspension.hold(callback):
-            continue
         if callback.attempt_count > callback.attempts_allowed(settings.callback_retry_schedule):
-            _exhaust(callback, **suspension.NOT_ATTEMPTED)
+            _exhaust(callback, attempt_count=F("attempt_count") - 1)
         else:
             to_send.append(callback)
     return to_send
 
 
-def _database() -> str:
-    return router.db_for_write(Callback)
-
-
-def _going_on(callback: Callback) -> QuerySet[Callback]:
-    """Keep mine, but not of a subscription that was suspended meanwhile: it is about to be held."""
-    suspended = Subscription.objects.exclude(callbacks_suspended_on=None)
-    return Callback.objects.as_claimed(callback).exclude(subscription__in=suspended)
-
-
 def _record_delivered(callbacks: Sequence[Callback], now: datetime) -> None:
-    rows = Callback.objects.using(_database()).filter(pk__in=[one.pk for one in callbacks])
-    rows.exclude(has_status(Status.DELIVERED)).update(
+    rows = Callback.objects.using(db.write_alias()).filter(pk__in=[row.pk for row in callbacks])
+    rows.exclude(status_in(Status.DELIVERED)).update(
         status=Status.DELIVERED, delivered_on=now, reason="", is_manual=False, lease_token=""
     )
-    _tell_of(rows, callback_delivered)
+    _announce(rows, callback_delivered)
 
 
-def _record_failed(one: Sent, now: datetime) -> bool:
-    """Plan the next attempt, if there is one; ``False`` where it is another's business by now."""
-    callback, result = one.callback, one.result
+def _record_failed(attempt: AttemptResult, now: datetime) -> bool:
+    """Schedule the next attempt, if there is one; return ``False`` if the claim does not hold."""
+    callback, result = attempt.callback, attempt.result
     allowed = callback.attempts_allowed(settings.callback_retry_schedule)
     if callback.attempt_count >= allowed or result.status_code == _GONE:
         return _exhaust(callback)
-    planned = _going_on(callback).update(
+    logger.info(
+        "Callback %s failed: %s (attempt %s of %s).",
+        callback.pk,
+        result.error,
+        callback.attempt_count,
+        allowed,
+        extra=log_fields(callback, result.error),
+    )
+    scheduled = Callback.objects.as_claimed(callback).update(
         next_attempt_on=now + delay(callback.attempt_count, result),
         is_manual=False,
         lease_token="",
     )
-    return bool(planned)
+    return bool(scheduled)
 
 
 def _exhaust(callback: Callback, **changes: Any) -> bool:
-    """End a callback that nothing more is tried for; one that had been delivered once stays so."""
+    """Stop the attempts; a callback that was delivered before a resend stays delivered."""
     ended = Status.EXHAUSTED if callback.delivered_on is None else Status.DELIVERED
     changes |= {"status": ended, "is_manual": False, "lease_token": ""}
-    changed = _going_on(callback).update(**changes)
+    changed = Callback.objects.as_claimed(callback).update(**changes)
     if changed and ended == Status.EXHAUSTED:
-        logger.error("Callback %s failed for good: %s", callback.pk, callback.url)
-        _tell_of(Callback.objects.using(_database()).filter(pk=callback.pk), callback_exhausted)
+        fields = log_fields(callback, Status.EXHAUSTED)
+        logger.error("Callback %s is exhausted: %s", callback.pk, callback.url, extra=fields)
+        rows = Callback.objects.using(db.write_alias()).filter(pk=callback.pk)
+        _announce(rows, callback_exhausted)
     return bool(changed)
 
 
-def _tell_of(callbacks: QuerySet[Callback], signal: Signal) -> None:
-    """Tell of callbacks as they stand now; as they were claimed, a receiver would save them so."""
+def log_fields(callback: Callback, reason: str) -> dict[str, object]:
+    return logs.fields(
+        partner=callback.partner_id,
+        conversion=callback.conversion_id,
+        callback=callback.pk,
+        reason=reason,
+    )
+
+
+def _announce(callbacks: QuerySet[Callback], signal: Signal) -> None:
+    """Send a signal with the rows as they are now, since a receiver may save them."""
     for callback in callbacks.order_by("pk"):
-        announce(signal, using=_database(), callback=callback)
+        announce(signal, using=db.write_alias(), callback=callback)
+
+
+def delay(attempt: int, result: Result) -> timedelta:
+    """Return the wait after attempt number ``attempt`` of a callback has failed."""
+    return max(suspension.backoff(attempt), suspension.retry_after(result))

@@ -1,8 +1,8 @@
 """
-Sign a callback, so that the partner can see that it comes from this site and is not an old one.
+Sign callbacks, so that the partner can verify the sender and the time.
 
-As Standard Webhooks has it (https://www.standardwebhooks.com), with one addition that its
-specification leaves open: a GET has no body, so path and query of the URL stand in its place.
+The signature follows Standard Webhooks (https://www.standardwebhooks.com). Its specification does
+not cover GET, which has no body; instead of it the path and query of the URL are signed.
 """
 
 from __future__ import annotations
@@ -11,21 +11,50 @@ import base64
 import hmac
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from affiliations.models import Callback
 
 
-def headers(path_and_query: str, *, webhook_id: str, secret: str) -> Mapping[str, str]:
+class InvalidSecret(ValueError):
+    """A partner's signing secret is not ``whsec_`` and base64."""
+
+
+def headers(callback: Callback, content: str) -> Mapping[str, str]:
     """
-    Return the headers that sign a GET of a path and query now.
+    Return the headers that sign a request now.
 
-    ``secret`` is the partner's, ``whsec_`` and the key in base64. What is signed is
-    ``<webhook-id>.<webhook-timestamp>.<path and query>``, with HMAC-SHA256.
+    Each signature is the HMAC-SHA256 of ``<webhook-id>.<webhook-timestamp>.<content>``, with a
+    secret of the partner: ``whsec_`` and the key in base64. A space separates two signatures.
+
+    Args:
+        callback: The callback, with its partner.
+        content: The body of a POST, or path and query of a GET.
+
+    Raises:
+        InvalidSecret: If the newest secret cannot be decoded.
     """
     timestamp = int(time.time())
-    signed = f"{webhook_id}.{timestamp}.{path_and_query}"
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    digest = hmac.digest(key, signed.encode(), "sha256")
+    signed = f"{callback.webhook_id}.{timestamp}.{content}".encode()
+    newest, *replaced = callback.partner.signing_secrets()
+    keys = [_key(newest)]
+    with suppress(InvalidSecret):  # That may be why it was replaced.
+        keys += map(_key, replaced)
+    signatures = [base64.b64encode(hmac.digest(key, signed, "sha256")).decode() for key in keys]
     return {
-        "webhook-id": webhook_id,
+        "webhook-id": callback.webhook_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }
+
+
+def _key(secret: str) -> bytes:
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError as error:
+        raise InvalidSecret(f"the signing secret cannot be decoded: {error}") from error
+    if not key:
+        raise InvalidSecret("the signing secret is empty")
+    return key

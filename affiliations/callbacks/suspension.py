@@ -1,201 +1,204 @@
 """
-Suspend a subscription whose callbacks keep failing: they are held, until somebody resumes it.
+Suspend subscriptions whose callbacks keep failing, and pause those whose server is busy.
 
-Each transaction locks the subscription before its callbacks, as ``results`` does.
+Both are columns of the subscription, which a claim reads. Its callbacks stay queued.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+import time
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, InterfaceError, router, transaction
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Coalesce
-from django.utils import timezone
+from django.db import transaction
+from django.db.models import F, Value
+from django.db.models.functions import Least
+from django.utils.http import parse_http_date
 
-from affiliations import batches
-from affiliations.callbacks import handover
-from affiliations.callbacks.attempts import Sent
+from affiliations import db, logs
+from affiliations.callbacks import outbox
+from affiliations.conf import settings
+from affiliations.db import status_in
 from affiliations.models import Callback, Subscription
-from affiliations.models.status import has_status
+from affiliations.models.subscription import DELIVERY_FIELDS
 from affiliations.signals import announce, subscription_suspended
+
+if TYPE_CHECKING:
+    from affiliations.callbacks.transport import AttemptResult, Result
 
 logger = logging.getLogger("affiliations")
 
-Status = Callback.Status
-
-#: A subscription is suspended after so many failures in a row, over at least so long.
+#: A subscription is suspended after this number of failures in a row, over at least this time.
 SUSPEND_AFTER_FAILURES = 10
 SUSPEND_AFTER = timedelta(hours=72)
+#: After this number of failures in a row a warning is logged.
+WARN_AFTER_FAILURES = 5
 
-#: What takes back that a claim counts as an attempt.
-NOT_ATTEMPTED = {"attempt_count": F("attempt_count") - 1}
+#: Too many requests, or a gateway whose server does not answer: the partner asks for a pause.
+BUSY = (429, 502, 503, 504)
+LONGEST_PAUSE = timedelta(hours=1)
+#: A longer ``Retry-After`` of a partner is cut to this time.
+LONGEST_RETRY_AFTER = timedelta(hours=24)
+_JITTER = 0.2
 
-#: So many are held, or let go, in one transaction.
+#: Callbacks resumed in one transaction.
 _CHUNK = 500
-_SUSPENDED = Q(callbacks_suspended_on__isnull=False)
 
 
-def failing(sent: Sequence[Sent]) -> list[int]:
+def failing(attempts: Sequence[AttemptResult]) -> list[int]:
     """
-    Return the subscriptions that have failed, in this group or before, in the order of their keys.
+    Return the subscriptions with a failure, now or before, in the order of their keys.
 
-    Only their rows can change. One that is well is not locked: on MariaDB the recording would wait
-    for each visitor who is just being credited for it.
+    Only their rows can change. The others need no lock, for which on MariaDB the recording would
+    wait until each transaction that credits a visitor for them has ended.
     """
-    failed = {one.callback.subscription_id for one in sent if not one.result.delivered}
-    others = {one.callback.subscription_id for one in sent} - failed
-    failed_before = (
-        Subscription.objects.using(_database())
-        .filter(pk__in=others)
-        .exclude(failure_count=0, callbacks_suspended_on=None)
-    )
+    failed = {row.callback.subscription_id for row in attempts if not row.result.delivered}
+    others = {row.callback.subscription_id for row in attempts} - failed
+    failed_before = Subscription.objects.using(db.write_alias()).failing().filter(pk__in=others)
     return sorted(failed.union(failed_before.values_list("pk", flat=True)))
 
 
 def lock(subscriptions: Iterable[int]) -> None:
-    """Lock these subscriptions, in the order in which they are given."""
+    """Lock rows by an update, which works on every database."""
     for subscription in subscriptions:
-        _lock(Subscription.objects.filter(pk=subscription))
+        Subscription.objects.filter(pk=subscription).update(failure_count=F("failure_count"))
 
 
-def record_streaks(sent: Iterable[Sent], failing: Iterable[int], now: datetime) -> list[int]:
+def record(attempts: Iterable[AttemptResult], failing: Iterable[int], now: datetime) -> list[int]:
     """
-    Keep, for each that is failing, how many failures in a row there were and since when.
+    Record what attempts mean for their subscriptions, whose rows are locked.
 
-    Return those that are suspended for it.
+    ``attempts`` are in the order in which they ended. Return the subscriptions that are suspended
+    or paused by them.
     """
-    streaks: dict[int, list[Sent]] = {}
-    recovered: set[int] = set()
-    for one in sent:
-        subscription = one.callback.subscription_id
-        if one.result.delivered:
-            recovered.add(subscription)
-            streaks.pop(subscription, None)
+    rows = Subscription.objects.using(db.write_alias()).in_bulk(list(failing))
+    waiting: set[int] = set()
+    changed: set[int] = set()
+    for attempt in attempts:
+        subscription = rows.get(attempt.callback.subscription_id)
+        if subscription is None:
+            continue
+        changed.add(subscription.pk)
+        if attempt.result.delivered:
+            _end_streak(subscription)
+            waiting.discard(subscription.pk)
         else:
-            streaks.setdefault(subscription, []).append(one)
-    subscriptions = Subscription.objects.using(_database()).order_by()
-    if recovered := recovered.intersection(failing):
-        subscriptions.filter(pk__in=recovered, failure_count__gt=0).update(
-            failure_count=0, failing_since=None
-        )
-    for subscription, failures in sorted(streaks.items()):
-        subscriptions.filter(pk=subscription).update(
-            failure_count=F("failure_count") + len(failures),
-            failing_since=Coalesce("failing_since", failures[0].started_on),
-        )
-    return _suspend(streaks.keys(), now)
-
-
-def hold_all(subscriptions: Iterable[int]) -> None:
-    """Hold what waits for subscriptions that are suspended, and log it."""
-    for subscription in subscriptions:
-        # What becomes due before its turn is held by whoever claims it.
-        held = _move(subscription, _SUSPENDED, Status.QUEUED, {"status": Status.HELD})
-        logger.error("Subscription %s is suspended; %s held.", subscription, held)
-
-
-def hold(callback: Callback) -> bool:
-    """Hold a claimed callback; ``False`` where its subscription is resumed at this moment."""
-    suspended = Subscription.objects.filter(_SUSPENDED, pk=callback.subscription_id)
-    with transaction.atomic(using=_database()):
-        # Whoever resumes it sees this row held, or this row sees it resumed. Held with nobody to
-        # let it go, it would be lost.
-        if not _lock(suspended):
-            return False
-        mine = Callback.objects.as_claimed(callback)
-        mine.update(status=Status.HELD, lease_token="", **NOT_ATTEMPTED)
-    return True
+            _count_failure(subscription, attempt)
+            _pause(subscription, attempt, now)
+            _suspend(subscription, now)
+            if subscription.is_paused or subscription.is_suspended:
+                waiting.add(subscription.pk)
+    for pk in sorted(changed):
+        rows[pk].save(update_fields=list(DELIVERY_FIELDS))
+    return sorted(waiting)
 
 
 def resume(subscription: Subscription) -> int:
     """
-    Let a suspended subscription's callbacks go out again; return how many were held.
+    Resume a suspended or paused subscription: its callbacks are sent now.
 
-    A few in a transaction. Who does it again goes on where it was broken off.
+    The dispatcher gets the callbacks of each transaction, 500 at most. If the process is killed,
+    the others are sent at the time of their next attempt.
+
+    Args:
+        subscription: The subscription. Read it again to see the change.
+
+    Returns:
+        The number of callbacks that were waiting.
     """
+    rows = Callback.objects.using(db.write_alias())
     Subscription.objects.filter(pk=subscription.pk).update(
-        callbacks_suspended_on=None, failure_count=0, failing_since=None
-    )
-    return _let_go(subscription.pk, then=handover.after_commit)
-
-
-def let_go_forgotten() -> None:
-    """
-    Let go what is held though its subscription is not suspended.
-
-    For sweeps: whoever resumed it was killed half-way. What fails is logged, and left to the next.
-    """
-    try:
-        held = Callback.objects.using(_database()).filter(status=Status.HELD).order_by()
-        forgotten = held.exclude(subscription__in=Subscription.objects.filter(_SUSPENDED))
-        for subscription in list(forgotten.values_list("subscription", flat=True).distinct()):
-            _let_go(subscription)  # whoever sweeps sends them
-    except (DatabaseError, InterfaceError):
-        logger.exception("What is held for nothing could not be let go.")
-
-
-def _database() -> str:
-    return router.db_for_write(Callback)
-
-
-def _lock(subscriptions: QuerySet[Subscription]) -> bool:
-    """Lock a subscription by writing it, which every database knows; ``False`` if there is none."""
-    return bool(subscriptions.update(failure_count=F("failure_count")))
-
-
-def _suspend(subscription_ids: Iterable[int], now: datetime) -> list[int]:
-    """Suspend those of the subscriptions that have failed too often for too long; return which."""
-    failing = Subscription.objects.using(_database()).filter(
-        pk__in=list(subscription_ids),
-        failure_count__gte=SUSPEND_AFTER_FAILURES,
-        failing_since__lte=now - SUSPEND_AFTER,
         callbacks_suspended_on=None,
+        failure_count=0,
+        failing_since=None,
+        callbacks_paused_until=None,
+        pause_count=0,
     )
-    suspended = []
-    # Locked since the beginning: nobody else suspends them now.
-    for subscription in failing.order_by("pk"):
-        subscription.callbacks_suspended_on = now
-        subscription.save(update_fields=["callbacks_suspended_on"])
-        announce(subscription_suspended, using=_database(), subscription=subscription)
-        suspended.append(subscription.pk)
-    return suspended
-
-
-def _let_go(subscription: int, **then: Callable[[Sequence[int]], None]) -> int:
-    changes = {"status": Status.QUEUED, "next_attempt_on": timezone.now()}
-    return _move(subscription, ~_SUSPENDED, Status.HELD, changes, **then)
-
-
-def _move(
-    subscription: int,
-    as_long_as: Q,
-    before: Status,
-    changes: Mapping[str, Any],
-    then: Callable[[Sequence[int]], None] = lambda keys: None,
-) -> int:
-    """
-    Change a subscription's callbacks that stand so, in the order of their keys; return how many.
-
-    With each few, in their transaction, something is done ``then``.
-
-    Each transaction locks the subscription first, and the last is before it is suspended or resumed
-    in the meantime: nothing is held that nobody lets go.
-    """
-    rows = Callback.objects.using(_database())
-    theirs = rows.filter(subscription=subscription, status=before).order_by("pk")
+    queued = rows.queued().filter(subscription=subscription.pk).order_by("pk")
     count, last = 0, 0
-    # Read outside, since on SQLite a transaction that reads before it writes would fail.
-    while keys := list(theirs.filter(pk__gt=last).values_list("pk", flat=True)[:_CHUNK]):
+    while keys := list(queued.filter(pk__gt=last).values_list("pk", flat=True)[:_CHUNK]):
         last = keys[-1]
-        with transaction.atomic(using=_database()):
-            if not _lock(Subscription.objects.filter(as_long_as, pk=subscription)):
-                break
-            some = rows.filter(has_status(before), pk__in=keys)
-            batches.hold(some)
-            count += some.update(**changes)
-            then(keys)
+        with transaction.atomic(using=db.write_alias()):
+            chunk = rows.filter(pk__in=keys)
+            db.lock_rows(chunk)
+            now = db.now()
+            # Not by the time: by the index of that column InnoDB would lock the rows of others.
+            chunk.filter(status_in(Callback.Status.QUEUED), lease_token="").update(
+                next_attempt_on=Least("next_attempt_on", Value(now))
+            )
+            outbox.dispatch_on_commit(keys)
+        count += len(keys)
     return count
+
+
+def backoff(step: int) -> timedelta:
+    """Return the wait after failure number ``step``."""
+    schedule = settings.callback_retry_schedule
+    # Spreads the load when a partner's server is up again.
+    jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- not a secret
+    return schedule[min(step, len(schedule) - 1)] * jitter
+
+
+def retry_after(result: Result) -> timedelta:
+    """Return how long a busy partner asks to wait, in seconds or by a date (RFC 9110, 10.2.3)."""
+    value = result.retry_after if result.status_code in BUSY else ""
+    try:
+        seconds = int(value) if value.isdecimal() else parse_http_date(value) - time.time()
+    except ValueError:
+        return timedelta(0)
+    return timedelta(seconds=min(max(seconds, 0), LONGEST_RETRY_AFTER.total_seconds()))
+
+
+def _end_streak(subscription: Subscription) -> None:
+    subscription.failure_count, subscription.failing_since = 0, None
+    subscription.callbacks_paused_until, subscription.pause_count = None, 0
+
+
+def _count_failure(subscription: Subscription, attempt: AttemptResult) -> None:
+    subscription.failure_count += 1
+    subscription.failing_since = subscription.failing_since or attempt.started_on
+    if subscription.failure_count == WARN_AFTER_FAILURES:
+        logger.warning(
+            "Subscription %s: %s callbacks have failed in a row; it is suspended after %s over %s.",
+            subscription.pk,
+            WARN_AFTER_FAILURES,
+            SUSPEND_AFTER_FAILURES,
+            SUSPEND_AFTER,
+            extra=logs.fields(partner=subscription.partner_id, reason=attempt.result.error),
+        )
+
+
+def _pause(subscription: Subscription, attempt: AttemptResult, now: datetime) -> None:
+    """
+    Pause a subscription whose server is busy.
+
+    The pause ends with a probe, and is longer after each probe that fails in any way. Answers to
+    calls that were made before the pause do not count as probes.
+    """
+    until = subscription.callbacks_paused_until
+    asked = now + retry_after(attempt.result)
+    if until is not None and attempt.claimed_on < until:
+        subscription.callbacks_paused_until = max(until, asked)
+    elif until is not None or attempt.result.status_code in BUSY:
+        subscription.pause_count += 1
+        pause = min(backoff(subscription.pause_count), LONGEST_PAUSE)
+        subscription.callbacks_paused_until = max(now + pause, asked)
+
+
+def _suspend(subscription: Subscription, now: datetime) -> None:
+    """Suspend a subscription that has failed too often for too long."""
+    since = subscription.failing_since
+    if (
+        subscription.is_suspended
+        or subscription.failure_count < SUSPEND_AFTER_FAILURES
+        or since is None
+        or since > now - SUSPEND_AFTER
+    ):
+        return
+    subscription.callbacks_suspended_on = now
+    announce(subscription_suspended, using=db.write_alias(), subscription=subscription)
+    fields = logs.fields(partner=subscription.partner_id)
+    logger.error("Subscription %s is suspended.", subscription.pk, extra=fields)

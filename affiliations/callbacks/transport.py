@@ -1,11 +1,9 @@
 """
-Send one HTTP GET to a partner, and say what came of it.
+Send a callback to a partner, a GET or a POST, and classify the result.
 
-The only module that knows requests. Redirects, size and the classes of errors are dealt with here;
-which addresses may be called and how long it may take, in the two rooms below.
-
-Requests' sessions are not used: cookies, proxies and passwords from the environment of this server
-are no business of a partner's, and a session has nothing else to offer.
+This uses the adapter of requests without a session, which would add cookies, and proxies and
+passwords from the environment. ``connections`` enforces the deadline, and ``addresses`` refuses
+addresses that are not public.
 """
 
 from __future__ import annotations
@@ -16,7 +14,9 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,75 +26,94 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidSchema
 from requests_hardened.ip_filter import InvalidIPAddress
+from urllib3.util import parse_url
 
-from affiliations.callbacks import connections
-from affiliations.conf import settings
-from affiliations.models import CallbackAttempt
+from affiliations import db, placeholders
+from affiliations.callbacks import signature
+from affiliations.callbacks.connections import Call, InvalidBundle, Pool, SecurePool
+from affiliations.conf import Settings, settings
+from affiliations.models import Callback, CallbackAttempt
 
 Error = CallbackAttempt.Error
+#: Returns the headers that sign the path and query of a GET, or the body of a POST.
+Headers = Callable[[str], Mapping[str, str]]
+
+_DEVELOPMENT_LINE = Settings.callback_allowed_networks.line
+_PORTS = {"http": 80, "https": 443}
 
 MAX_REDIRECTS = 3
-#: How much of an answer is read and kept, in bytes.
+#: Bytes of an answer that are read and kept.
 MAX_BODY = 4096
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one call."""
-
     duration_ms: int
     status_code: int | None = None
     error: str = ""
     message: str = ""
     excerpt: str = ""
-    #: What the partner's ``Retry-After`` header says, as it stands there.
+    #: The partner's ``Retry-After`` header, not parsed.
     retry_after: str = ""
-    #: Whether the partner was not called at all, for a fault of this site.
+    #: Whether an error of this site prevented the call.
     is_our_fault: bool = False
 
     @property
     def delivered(self) -> bool:
-        """Whether the partner has taken it: any 2xx, on the status line, will do."""
+        """Whether the status line was 2xx."""
         return not self.error
 
 
-def send(url: str, headers: Callable[[str], Mapping[str, str]] = lambda target: {}) -> Result:
+def _unsigned(content: str) -> Mapping[str, str]:
+    return {}
+
+
+def send(url: str, headers: Headers = _unsigned, *, body: str | None = None) -> Result:
     """
     Call ``url`` and return the ``Result``; never raises.
 
-    ``headers`` returns those of a call to a path and query: of this URL and, where the partner
-    redirects, of each that follows. Bounded by ``AFFILIATE_CALLBACK_TIMEOUT`` for each wait and by
-    ``AFFILIATE_CALLBACK_DEADLINE`` for the whole, redirects included. Only the look-up of a name
-    is not cut short: the system's resolver has its own timeout.
+    ``headers`` is asked for the URL, and for each redirect that stays at its scheme, host and port.
+    With a ``body``, JSON, the call is a POST, and only redirects that keep it are followed: 307 and
+    308.
+
+    ``AFFILIATE_CALLBACK_TIMEOUT`` limits each wait and ``AFFILIATE_CALLBACK_DEADLINE`` the whole
+    call, redirects included, except for DNS, since the system's resolver has its own timeout.
     """
-    started = time.monotonic()
-    call = connections.thread.call = connections.Call(started + settings.callback_deadline)
+    call = Call(*settings.callback_timeout, settings.callback_deadline)
     fields: dict[str, Any] = {}
     try:
-        fields = _follow(url, headers)
+        if not settings.send_callbacks:
+            raise SendingIsOff(f"{Settings.send_callbacks.name} is False")
+        fields = _follow(url, body, headers, call)
     except Exception as failure:
-        # 2xx on the status line is a yes, whatever becomes of the rest of the answer.
+        # After a status of 2xx the rest of the answer does not matter.
         if not (call.status and 200 <= call.status < 300):
             error, message = _classify(failure)
             fields = {"error": Error.DEADLINE if call.is_over() else error, "message": message}
         fields["status_code"] = call.status
-    return Result(duration_ms=round((time.monotonic() - started) * 1000), **fields)
+    return Result(duration_ms=round((time.monotonic() - call.started) * 1000), **fields)
+
+
+class SendingIsOff(Exception):
+    """``AFFILIATE_SEND_CALLBACKS`` is false, so nothing leaves this site."""
 
 
 class InsecureAddress(requests.RequestException):
-    """A call that would go over plain http where it must not."""
+    """The URL is plain http, which is not allowed by the settings or after https."""
 
 
-def _follow(url: str, headers: Callable[[str], Mapping[str, str]]) -> dict[str, Any]:
-    """Call ``url`` and where it redirects to; return the fields of the last answer."""
+def _follow(url: str, body: str | None, headers: Headers, call: Call) -> dict[str, Any]:
+    """Call ``url`` and its redirects; return the fields of the last answer."""
+    own_origin = _origin(url)
     for _ in range(MAX_REDIRECTS + 1):
         _check_scheme(url)
-        with _get(url, headers) as response:
-            # Not followed by requests, which would read the page of a redirect to its end, if it
-            # has one.
+        # Another server could pass a signature on as its own.
+        sign = headers if _origin(url) == own_origin else _unsigned
+        with _request(url, body, sign, call) as response:
+            # requests itself would read the whole body of a redirect, which may be endless.
             target = _redirects.get_redirect_target(response)
-            if target is None:
-                return _answer(response)
+            if target is None or (body is not None and response.status_code not in (307, 308)):
+                return _answer(response, call)
         target = urldefrag(urljoin(url, target)).url
         if url.lower().startswith("https:") and target.lower().startswith("http:"):
             raise InsecureAddress(f"redirected to plain http: {target}")
@@ -110,67 +129,72 @@ def _check_scheme(url: str) -> None:
         raise InsecureAddress("this site calls partners over https only")
 
 
-def _get(url: str, headers: Callable[[str], Mapping[str, str]]) -> requests.Response:
-    call = connections.thread.call
+def _origin(url: str) -> tuple[str | None, str | None, int | None]:
+    # As it is called: urlsplit() sees another host in “http://one\@other”.
+    parts = parse_url(url)
+    return parts.scheme, parts.host, parts.port or _PORTS.get(parts.scheme or "")
+
+
+def _request(url: str, body: str | None, sign: Headers, call: Call) -> requests.Response:
     request = requests.PreparedRequest()
-    request.prepare("GET", url, headers=_headers())
-    # As it is sent, with everything percent-encoded: so the partner sees it. Some releases of
-    # requests send one slash where there are two in front.
-    request.headers.update(headers(_adapter.request_url(request, None)))
+    if body is None:
+        request.prepare("GET", url, headers=_headers())
+    else:
+        json = {"Content-Type": "application/json"}
+        request.prepare("POST", url, headers={**_headers(), **json}, data=body.encode())
+    # requests would encode path and query again, and so differently from what the row shows.
+    request.sent_target = placeholders.target(url)  # type: ignore[attr-defined] # ours
+    content = request.sent_target if body is None else body  # type: ignore[attr-defined] # ours
+    request.headers.update(sign(content))
     while True:
         call.status, call.has_connected = None, False
         try:
-            return _adapter.send(request, stream=True, timeout=settings.callback_timeout)
+            return _adapter.send(request, stream=True, timeout=call)  # type: ignore[arg-type] # a Timeout
         except requests.ConnectionError:
-            # A connection kept from an earlier call, which the partner has closed at this moment,
-            # says nothing of this one. A new one has the last word.
+            # The partner may just have closed a connection of an earlier call: try a new one.
             if call.has_connected or call.status is not None:
                 raise
 
 
-def _answer(response: requests.Response) -> dict[str, Any]:
+def _answer(response: requests.Response, call: Call) -> dict[str, Any]:
     """
-    Return what the status line and the headers say, whatever becomes of the page behind them.
+    Return the fields of an answer, even if its body breaks off.
 
-    Where a page breaks off after a no, the message tells why.
+    Unless the status is 2xx, the message then says why.
     """
     fields: dict[str, Any] = {
         "status_code": response.status_code,
         "error": "" if 200 <= response.status_code < 300 else Error.HTTP_STATUS,
         "retry_after": response.headers.get("Retry-After", ""),
     }
-    page = b""
+    body = b""
     try:
-        # What has come at each time, so that it is not lost with what does not come.
-        while more := response.raw.read(MAX_BODY - len(page), decode_content=False):
-            page += more
+        # In pieces, so that an error does not lose those before it.
+        while more := response.raw.read(MAX_BODY - len(body), decode_content=False):
+            body += more
     except Exception as failure:
         if fields["error"]:
             _, fields["message"] = _classify(failure)
-            if connections.thread.call.is_over():
+            if call.is_over():
                 fields["error"] = Error.DEADLINE
-    return fields | {"excerpt": _text(page)}
+    return fields | {"excerpt": _text(body)}
 
 
 @cache
 def _headers() -> Mapping[str, str]:
+    user_agent = "django-affiliate-tracking"
+    with suppress(PackageNotFoundError):  # a copy of the source that was never installed
+        user_agent += f"/{version(user_agent)}"
     return {
-        "User-Agent": _user_agent(),
+        "User-Agent": user_agent,
         "Accept": "*/*",
-        # Nothing compressed: a few kilobytes that unpack to gigabytes are not to be unpacked here.
+        # Not compressed: a few kilobytes could become gigabytes.
         "Accept-Encoding": "identity",
     }
 
 
-def _user_agent() -> str:
-    try:
-        return f"django-affiliate-tracking/{version('django-affiliate-tracking')}"
-    except PackageNotFoundError:  # a copy of the source that was never installed
-        return "django-affiliate-tracking"
-
-
 class _Adapter(HTTPAdapter):
-    """The transport of requests, over our connections, for all threads of this process."""
+    """The adapter of requests with our connections, shared by all threads."""
 
     def __init__(self) -> None:
         super().__init__(pool_connections=64, pool_maxsize=128)
@@ -178,12 +202,15 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {
-            "http": connections.Pool,
-            "https": connections.SecurePool,
+            "http": Pool,
+            "https": SecurePool,
         }
 
+    def request_url(self, request: Any, proxies: object) -> str:
+        return str(request.sent_target)
+
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
-        """Leave verifying to the context: requests would read the CA bundle for each connection."""
+        """Do nothing: requests would read the CA bundle for each connection."""
 
 
 _adapter = _Adapter()
@@ -191,7 +218,7 @@ _redirects = requests.sessions.SessionRedirectMixin()
 
 
 def _begin_anew() -> None:
-    """Leave the parent's open connections to the parent."""
+    """Use new connections after a fork: the old ones and their locks belong to the parent."""
     global _adapter
     _adapter = _Adapter()
 
@@ -200,9 +227,10 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch -- Windows does not for
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-#: What a failure is, from the most to the least particular; the first that fits anywhere in the
-#: chain of causes counts.
+#: Errors and their exceptions, from the most to the least specific. The first that matches any
+#: exception in the chain of causes is taken.
 _CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
+    (Error.CONFIGURATION, (signature.InvalidSecret, SendingIsOff, InvalidBundle)),
     (Error.BLOCKED_ADDRESS, (InvalidIPAddress,)),
     (Error.REDIRECTS, (InsecureAddress, requests.TooManyRedirects, InvalidSchema)),
     (Error.DNS, (socket.gaierror,)),
@@ -223,18 +251,18 @@ _CLASSES: tuple[tuple[Error, tuple[type[BaseException], ...]], ...] = (
 
 
 def _classify(failure: BaseException) -> tuple[Error, str]:
-    """Return the class of a failure, and what its cause says."""
+    """Return the error and the message of a failure."""
     chain = list(_causes(failure))
     for error, kinds in _CLASSES:
-        # The innermost says what has happened; those around it say that it has.
+        # The innermost exception has the most specific message.
         for cause in reversed(chain):
             if isinstance(cause, kinds):
-                return error, _said(cause)
-    return Error.PROTOCOL, _said(failure)
+                return error, _message(cause)
+    return Error.PROTOCOL, _message(failure)
 
 
 def _causes(failure: BaseException) -> Iterator[BaseException]:
-    """Walk through what an exception was raised from, or carries as its argument or reason."""
+    """Yield an exception and, recursively, its causes, its context, its reason and arguments."""
     seen: list[object] = []
     waiting: list[object] = [failure]
     while waiting:
@@ -246,10 +274,42 @@ def _causes(failure: BaseException) -> Iterator[BaseException]:
         waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
 
 
-def _said(cause: BaseException) -> str:
+def _message(cause: BaseException) -> str:
+    if isinstance(cause, InvalidIPAddress):
+        cause = InvalidIPAddress(f"{cause} (for development: {_DEVELOPMENT_LINE})")
     return _text(f"{type(cause).__name__}: {cause}".encode(errors="replace"))
 
 
 def _text(raw: bytes) -> str:
-    """Decode the start of what a stranger sent, so that every database can hold it."""
-    return raw[:MAX_BODY].decode(errors="replace").replace("\0", "\ufffd")
+    """Decode the start of untrusted bytes to text that databases and XML can hold."""
+    return db.UNSTORABLE.sub("\ufffd", raw[:MAX_BODY].decode(errors="replace"))
+
+
+@dataclass(frozen=True)
+class AttemptResult:
+    callback: Callback
+    started_on: datetime
+    result: Result
+
+    def row(self) -> CallbackAttempt:
+        return CallbackAttempt(
+            callback=self.callback,
+            number=self.callback.attempt_count,
+            manual=self.callback.is_manual,
+            started_on=self.started_on,
+            duration_ms=self.result.duration_ms,
+            status_code=self.result.status_code,
+            error=self.result.error,
+            message=self.result.message,
+            response_excerpt=self.result.excerpt,
+        )
+
+    @property
+    def claimed_on(self) -> datetime:
+        """The time of the claim, by the database's clock."""
+        return self.callback.next_attempt_on - settings.callback_lease
+
+    @property
+    def counts_for_suspension(self) -> bool:
+        is_ours = self.result.is_our_fault or self.result.error == Error.CONFIGURATION
+        return not self.callback.is_test and not is_ours

@@ -2,10 +2,40 @@
 
 import django.core.validators
 import django.db.models.deletion
+from django.apps.registry import Apps
 from django.conf import settings
 from django.db import migrations, models
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 import affiliations.models.partner
+
+#: By the database, if its columns can be without fractions of a second, as those of MySQL 5.5 are. A
+#: browser is recognized by them.
+_WITH_FRACTIONS = {
+    "mysql": "ALTER TABLE affiliations_visitor MODIFY referred_on datetime(6) NOT NULL",
+    "postgresql": "ALTER TABLE affiliations_visitor ALTER referred_on TYPE timestamptz(6)",
+}
+
+
+def keep_fractions(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    vendor = schema_editor.connection.vendor
+    if vendor != "sqlite":
+        schema_editor.execute(_WITH_FRACTIONS[vendor])
+
+
+def make_rows_dynamic(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """
+    Give the table of an older InnoDB rows whose columns can be indexed in full.
+
+    The formats until MySQL 5.6 index 767 bytes: 191 or 255 characters.
+    """
+    if schema_editor.connection.vendor == "mysql":
+        with schema_editor.connection.cursor() as cursor:
+            cursor.execute("SHOW TABLE STATUS LIKE %s", [r"affiliations\_visitor"])
+            names = [column[0] for column in cursor.description]
+            table = dict(zip(names, cursor.fetchone(), strict=True))
+            if table["Row_format"] in ("Compact", "Redundant"):
+                cursor.execute("ALTER TABLE affiliations_visitor ROW_FORMAT=DYNAMIC")
 
 
 class Migration(migrations.Migration):
@@ -15,6 +45,8 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.RunPython(keep_fractions, migrations.RunPython.noop, atomic=False),
+        migrations.RunPython(make_rows_dynamic, migrations.RunPython.noop, atomic=False),
         migrations.AlterModelOptions(
             name="partner",
             options={"verbose_name": "partner", "verbose_name_plural": "partners"},

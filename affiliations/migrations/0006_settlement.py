@@ -19,7 +19,7 @@ def refuse(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
         raise IrreversibleError(
             f"There are {count} settlements, and without them what is paid would be paid again. "
             "Nothing has been changed. To go back all the same, empty the column "
-            "affiliations_conversion.settlement_id, then delete corrections and settlements."
+            "affiliations_conversion.settlement_id, then delete adjustments and settlements."
         )
     # Further back there would be no settlements any more, when 0005 says no.
     import_module("affiliations.migrations.0005_attribution").refuse(apps, schema_editor)

@@ -1,28 +1,42 @@
-"""The tables, one file a noun."""
+"""The models, one module for each noun."""
 
 from affiliations.models.callback import Callback, CallbackAttempt
+from affiliations.models.clicks import (
+    DailyClicks,
+    FilteredClicks,
+    FollowedTestLink,
+    Overview,
+    RecentFilteredClick,
+    Report,
+    RollupState,
+    UncreditedTrigger,
+)
 from affiliations.models.conversion import Conversion
+from affiliations.models.failed_trigger import FailedTrigger
 from affiliations.models.partner import Partner
-from affiliations.models.report import Report
-from affiliations.models.settlement import Correction, Settlement
+from affiliations.models.sent_form import SentForm
+from affiliations.models.settlement import Adjustment, Settlement, StatementLock
 from affiliations.models.subscription import Subscription
-from affiliations.models.totals import ClickCount, DailyClicks
-from affiliations.models.uncounted import UncountedClicks, UncountedTrigger
-from affiliations.models.visitor import PurgedClicks, Visitor
+from affiliations.models.visitor import Visitor
 
 __all__ = [
+    "Adjustment",
     "Callback",
     "CallbackAttempt",
-    "ClickCount",
     "Conversion",
-    "Correction",
     "DailyClicks",
+    "FailedTrigger",
+    "FilteredClicks",
+    "FollowedTestLink",
+    "Overview",
     "Partner",
-    "PurgedClicks",
+    "RecentFilteredClick",
     "Report",
+    "RollupState",
+    "SentForm",
     "Settlement",
+    "StatementLock",
     "Subscription",
-    "UncountedClicks",
-    "UncountedTrigger",
+    "UncreditedTrigger",
     "Visitor",
 ]

@@ -1,4 +1,4 @@
-"""The callback: the HTTP GET that tells a partner about a conversion, and each attempt at it."""
+"""Callbacks, the HTTP requests that tell partners about conversions, and their attempts."""
 
 from __future__ import annotations
 
@@ -6,68 +6,126 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
 from django.db import models
+from django.db.models import Min, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from affiliations.models.conversion import Conversion
+from affiliations import db, placeholders
+from affiliations.db import status_in
+from affiliations.models.conversion import Conversion, HasReason
 from affiliations.models.partner import Partner
-from affiliations.models.status import has_status
 from affiliations.models.subscription import Subscription
 
 
 def new_webhook_id() -> str:
     """
-    Return 32 hexadecimal characters, by which a partner knows a callback again.
+    Return 32 hexadecimal characters: the time in ms and 80 random bits.
 
-    The time in ms and 80 random bits, much as in a UUID of version 7 (RFC 9562, 5.7): what is
-    written together stands together in the index too, however long the table is.
+    Like UUIDs of version 7 (RFC 9562, 5.7), new ids are neighbours in the index, which keeps
+    inserts fast in a long table.
     """
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
+class IsTestField(models.BooleanField):  # type: ignore[type-arg] # not at run time
+    """
+    Whether a row is a test, as ``of_test()`` of the row says when it is inserted.
+
+    A copy, because a list that is filtered by tests would otherwise read all rows and those that
+    they refer to. No row becomes a test later.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"default": False, "db_default": False, "editable": False} | options)
+
+    def deconstruct(self) -> Any:
+        name, _path, arguments, options = super().deconstruct()
+        return name, "django.db.models.BooleanField", arguments, options
+
+    def pre_save(self, model_instance: Any, add: bool) -> bool:
+        if add:
+            setattr(model_instance, self.attname, model_instance.of_test())
+        return bool(super().pre_save(model_instance, add))
+
+
 class CallbackQuerySet(models.QuerySet["Callback"]):
-    """Questions about callbacks."""
-
-    def due(self, now: datetime) -> CallbackQuerySet:
-        """Keep those that somebody should send now."""
-        return self.filter(status=Callback.Status.QUEUED, next_attempt_on__lte=now)
-
     def queued(self) -> CallbackQuerySet:
-        """Keep those that are waiting for their next attempt, now or later."""
+        """
+        Keep the callbacks that are still to be sent.
+
+        Those of a suspended or paused subscription are sent after that.
+        """
         return self.filter(status=Callback.Status.QUEUED)
 
-    def as_claimed(self, callback: Callback) -> CallbackQuerySet:
-        """Keep that one's row, as long as it waits and its lease has not passed to another."""
+    def due(self, now: datetime) -> CallbackQuerySet:
+        """Keep the queued callbacks whose next attempt is not in the future."""
+        return self.queued().filter(next_attempt_on__lte=now)
+
+    def in_flight(self, now: datetime) -> CallbackQuerySet:
+        """Keep the queued callbacks that a worker has claimed."""
+        return self.queued().filter(next_attempt_on__gt=now).exclude(lease_token="")
+
+    def next_attempt(self) -> datetime | None:
+        """Return when the next callback is due that no suspension or pause keeps back."""
+        first = self.queued().filter(subscription=OuterRef("pk")).order_by("next_attempt_on")
+        due_on = Subquery(first.values("next_attempt_on")[:1])
+        pause = Coalesce("callbacks_paused_until", "due_on")
+        endpoints = Subscription.objects.using(self.db).filter(callbacks_suspended_on=None)
+        next_on = Min(Greatest("due_on", pause))
+        found: dict[str, datetime | None] = endpoints.annotate(due_on=due_on).aggregate(on=next_on)
+        return found["on"]
+
+    def not_in_flight(self, now: datetime) -> CallbackQuerySet:
+        """Exclude the callbacks that a worker is sending, whatever their status is by now."""
+        return self.exclude(Q(next_attempt_on__gt=now) & ~Q(lease_token=""))
+
+    def gave_up(self, since: datetime) -> CallbackQuerySet:
+        """
+        Keep the callbacks that failed for good or cannot be sent safely, without any decision.
+
+        ``since`` is compared with ``next_attempt_on``, the end of the last attempt's lease, which
+        has an index.
+        """
         return self.filter(
-            has_status(Callback.Status.QUEUED), pk=callback.pk, lease_token=callback.lease_token
+            Q(status=Callback.Status.EXHAUSTED) | Q(reason=placeholders.CLIMBS),
+            # Named here, too, for the index.
+            status__in=[Callback.Status.EXHAUSTED, Callback.Status.CANCELLED],
+            next_attempt_on__gt=since,
+        )
+
+    def as_claimed(self, *callbacks: Callback) -> CallbackQuerySet:
+        """Keep those of these callbacks that are still queued and whose claim still holds."""
+        return self.filter(
+            status_in(Callback.Status.QUEUED),
+            pk__in=[callback.pk for callback in callbacks],
+            lease_token__in={callback.lease_token for callback in callbacks},
         )
 
 
-class Callback(models.Model):
+class Callback(HasReason, models.Model):
     """
-    One row of the outbox: the queue, the schedule and the audit log in one.
+    A callback (postback): one event of a conversion, for one subscription.
 
-    ``url`` was rendered when the conversion was recorded and never changes. Who sends it claims it
-    first: ``lease_token`` says whose it is, and ``next_attempt_on`` until when.
+    The table is the queue, the schedule and the log. ``url`` and ``body`` are rendered when the row
+    is created and never change. A worker claims a row before it sends the callback: ``lease_token``
+    is then the id of the claim, and ``next_attempt_on`` the end of its lease.
     """
 
     class Event(models.TextChoices):
-        """What the partner is told."""
-
         CONVERSION = "conversion", _("conversion")
         APPROVAL = "approval", _("approval")
         REJECTION = "rejection", _("rejection")
         TEST = "test", _("test")
 
     class Status(models.TextChoices):
-        """How far it has come."""
-
         QUEUED = "queued", _("queued")
-        HELD = "held", _("held")
         DELIVERED = "delivered", _("delivered")
-        EXHAUSTED = "exhausted", _("exhausted")
+        EXHAUSTED = "exhausted", _("gave up")
         CANCELLED = "cancelled", _("cancelled")
 
     id = models.BigAutoField(primary_key=True)
@@ -78,7 +136,7 @@ class Callback(models.Model):
         blank=True,
         related_name="callbacks",
         verbose_name=_("conversion"),
-        help_text=_("Empty for a test callback."),
+        help_text=_("A test callback has no conversion."),
     )
     subscription = models.ForeignKey(
         Subscription,
@@ -86,7 +144,7 @@ class Callback(models.Model):
         related_name="callbacks",
         verbose_name=_("subscription"),
     )
-    # The subscription's, again: who claims looks at it for every row and must lock no other table.
+    # A copy of the subscription's partner.
     partner = models.ForeignKey(
         Partner,
         on_delete=models.PROTECT,
@@ -96,35 +154,47 @@ class Callback(models.Model):
     event = models.CharField(
         _("event"), max_length=10, choices=Event.choices, default=Event.CONVERSION
     )
-    edition = models.PositiveSmallIntegerField(
-        _("edition"),
+    version = models.PositiveSmallIntegerField(
+        _("version"),
         default=1,
-        help_text=_("Above 1: sent again with the callback URL of a later day."),
+        help_text=_("Above 1 if the event was sent again with a newer callback URL."),
+    )
+    method = models.CharField(
+        _("method"),
+        max_length=4,
+        choices=Subscription.Method.choices,
+        default=Subscription.Method.GET,
+        db_default=Subscription.Method.GET,
     )
     url = models.TextField(_("URL"))
+    # Not db_default, which MySQL has for expressions alone. Rows of GET have none.
+    body = models.TextField(
+        _("body"), blank=True, default="", help_text=_("The JSON that a POST sends.")
+    )
     status = models.CharField(
         _("status"), max_length=9, choices=Status.choices, default=Status.QUEUED
     )
     reason = models.CharField(
-        _("reason"), max_length=255, blank=True, help_text=_("Why it was cancelled.")
+        _("reason"), max_length=255, blank=True, help_text=_("Why the callback was cancelled.")
     )
     attempt_count = models.PositiveIntegerField(_("attempts"), default=0)
     resend_count = models.PositiveIntegerField(
-        _("sent again by hand"), default=0, help_text=_("Each time allows for one more attempt.")
+        _("manual resends"), default=0, help_text=_("Each manual resend allows one more attempt.")
     )
     is_manual = models.BooleanField(
-        default=False, editable=False, help_text=_("The next attempt was asked for by hand.")
+        default=False, editable=False, help_text=_("The next attempt was requested manually.")
     )
     next_attempt_on = models.DateTimeField(_("next attempt on"), default=timezone.now)
     lease_token = models.CharField(max_length=32, blank=True, editable=False)
     delivered_on = models.DateTimeField(_("delivered on"), null=True, blank=True)
     created_on = models.DateTimeField(_("created on"), default=timezone.now)
+    is_test = IsTestField(verbose_name=_("test"))
     webhook_id = models.CharField(
         _("webhook id"),
         max_length=32,
         unique=True,
         default=new_webhook_id,
-        help_text=_("The same over every attempt, so that the partner can tell them apart."),
+        help_text=_("The same in every attempt, so the partner can recognize a repeated callback."),
     )
 
     objects = CallbackQuerySet.as_manager()
@@ -134,46 +204,101 @@ class Callback(models.Model):
         verbose_name_plural = _("callbacks")
         constraints = [
             models.UniqueConstraint(
-                fields=["conversion", "subscription", "event", "edition"],
+                fields=["conversion", "subscription", "event", "version"],
                 name="affiliations_callback_event_told_once",
             )
         ]
         indexes = [
             # Not conditional: MySQL would leave them out.
             models.Index(fields=["status", "next_attempt_on"], name="affiliations_callback_due"),
-            # Not the partner first: InnoDB would take it for the foreign key's, and each change of
-            # a status would hold a share of the partner's row.
+            # Not the subscription first: InnoDB would use it for the foreign key, and each change
+            # of a status would take a shared lock of the subscription's row.
             models.Index(
-                fields=["status", "partner", "next_attempt_on"],
-                name="affiliations_callback_partner",
+                fields=["status", "subscription", "next_attempt_on"],
+                name="affiliations_callback_endpoint",
             ),
             models.Index(fields=["created_on"], name="affiliations_callback_made"),
+            models.Index(fields=["is_test", "id"], name="affiliations_callback_test"),
         ]
 
     def __str__(self) -> str:
-        return self.url
+        # Not the URL, which has personal data: the Admin's history keeps this text.
+        return f"{self.partner}: {self.pk}"
+
+    def of_test(self) -> bool:
+        """Return whether this is a test callback, or the callback of a test conversion."""
+        if self.event == self.Event.TEST or self.conversion is None:
+            return True
+        return self.conversion.is_test
+
+    @property
+    def request_body(self) -> str | None:
+        """The body to send; ``None`` for a GET."""
+        return self.body if self.method == Subscription.Method.POST else None
+
+    @property
+    def conversion_status(self) -> str:
+        """The status of the conversion as of this event; empty for a test callback."""
+        if self.conversion is None:
+            return ""
+        decided = {
+            Callback.Event.APPROVAL: Conversion.Status.APPROVED,
+            Callback.Event.REJECTION: Conversion.Status.REJECTED,
+        }
+        return decided.get(Callback.Event(self.event), self.conversion.status)
+
+    @property
+    def conversion_amount(self) -> Decimal | None:
+        """The amount as it is sent: that of the record at first, later after its adjustments."""
+        return self._of_event("amount")
+
+    @property
+    def conversion_payout(self) -> Decimal | None:
+        """The payout as it is sent: that of the record at first, later after its adjustments."""
+        return self._of_event("payout")
+
+    def _of_event(self, name: str) -> Decimal | None:
+        if self.conversion is None or (self.event == self.Event.CONVERSION and self.version == 1):
+            recorded: Decimal | None = getattr(self.conversion, name)
+            return recorded
+        # Not from a replica, nor from an earlier read: it may have been adjusted just now.
+        return self.conversion.adjusted(name, self.conversion.adjustments.using(db.write_alias()))
+
+    @property
+    def waits_for(self) -> str:
+        """Why a queued callback is not sent: ``"suspended"``, ``"paused"`` or empty."""
+        if self.status != Callback.Status.QUEUED:
+            return ""
+        if self.subscription.is_suspended:
+            return "suspended"
+        return "paused" if self.subscription.is_paused else ""
 
     def attempts_allowed(self, schedule: Sequence[object]) -> int:
-        """Return how often it is tried: once for each step of the schedule, and when asked to."""
+        """Return the maximum of attempts: one for each step of the schedule and each resend."""
         return len(schedule) + self.resend_count
 
 
 class CallbackAttempt(models.Model):
-    """How one attempt at sending a callback ended."""
-
     class Error(models.TextChoices):
-        """The closed list of ways in which an attempt can fail."""
+        """Why an attempt failed. The documentation lists all of these codes."""
 
-        TIMEOUT = "timeout", _("the partner did not answer in time")
-        DEADLINE = "deadline", _("the whole call took too long")
-        DNS = "dns", _("the name of the host was not found")
-        CONNECT = "connect", _("no connection")
-        TLS = "tls", _("no trustworthy encrypted connection")
-        BLOCKED_ADDRESS = "blocked_address", _("an address inside this site’s network")
-        REDIRECTS = "redirects", _("redirected too often, or to an insecure address")
-        PROTOCOL = "protocol", _("not an HTTP answer")
-        HTTP_STATUS = "http_status", _("the partner’s server answered with an error")
-        LOST = "lost", _("the connection was lost before the answer was complete")
+        TIMEOUT = "timeout", _("the partner’s server did not respond in time")
+        DEADLINE = "deadline", _("the request took too long")
+        DNS = "dns", _("the host name was not found")
+        CONNECT = "connect", _("the connection failed")
+        TLS = "tls", _("the secure connection (TLS) failed")
+        BLOCKED_ADDRESS = "blocked_address", _("the address is inside this site’s network")
+        REDIRECTS = "redirects", _("too many redirects, or a redirect to an insecure address")
+        PROTOCOL = "protocol", _("the response is not valid HTTP")
+        HTTP_STATUS = "http_status", _("the partner’s server returned an error")
+        CONFIGURATION = (
+            "configuration",
+            _("this site’s settings prevented it"),
+        )
+        LOST = "lost", _("the connection was lost before the response was complete")
+
+    #: The errors before anything is sent to the partner.
+    NOT_SENT = (Error.DNS, Error.CONNECT, Error.TLS, Error.BLOCKED_ADDRESS, Error.CONFIGURATION)
 
     id = models.BigAutoField(primary_key=True)
     callback = models.ForeignKey(
@@ -183,13 +308,14 @@ class CallbackAttempt(models.Model):
         verbose_name=_("callback"),
     )
     number = models.PositiveIntegerField(_("number"))
-    manual = models.BooleanField(_("sent by hand"), default=False)
+    manual = models.BooleanField(_("sent manually"), default=False)
     started_on = models.DateTimeField(_("started on"))
     duration_ms = models.PositiveIntegerField(_("duration in ms"))
     status_code = models.PositiveSmallIntegerField(_("status code"), null=True, blank=True)
     error = models.CharField(_("error"), max_length=15, choices=Error.choices, blank=True)
     message = models.TextField(_("message"), blank=True)
-    response_excerpt = models.TextField(_("start of the answer"), blank=True)
+    response_excerpt = models.TextField(_("response excerpt"), blank=True)
+    is_test = IsTestField(verbose_name=_("test"))
 
     class Meta:
         verbose_name = _("attempt")
@@ -199,7 +325,19 @@ class CallbackAttempt(models.Model):
                 fields=["callback", "number"], name="affiliations_attempt_numbered_once"
             )
         ]
-        indexes = [models.Index(fields=["started_on"], name="affiliations_attempt_began")]
+        indexes = [
+            models.Index(fields=["started_on"], name="affiliations_attempt_began"),
+            models.Index(fields=["is_test", "id"], name="affiliations_attempt_test"),
+            models.Index(fields=["error", "started_on"], name="affiliations_attempt_error"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.number}"
+
+    def of_test(self) -> bool:
+        return bool(self.callback.is_test)
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the request, or a part of it, has left for the partner."""
+        return self.error not in self.NOT_SENT

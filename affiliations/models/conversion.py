@@ -1,44 +1,54 @@
-"""The conversion: one completed trigger, credited to one visitor."""
+"""The conversion: a completed trigger, credited to a visitor."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
 
 from django.conf import settings as django_settings
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from affiliations.exceptions import Reason
+from affiliations.models.accounts import account_display
+from affiliations.models.conversion_queries import ConversionQuerySet
 from affiliations.models.partner import Partner
 from affiliations.models.subscription import Subscription
-from affiliations.models.visitor import Visitor
+from affiliations.models.visitor import SubIds, Visitor
 
 
-def reference_key(reference: str) -> str | None:
+class HasReason:
+    reason: Any
+
+    @property
+    def reason_display(self) -> str:
+        """The reason in the reader's language, if it is one of the app's own."""
+        return gettext(self.reason) if self.reason else ""
+
+
+class Conversion(HasReason, SubIds):
     """
-    Return what a trigger credits to one visitor only; ``None`` where there is no reference.
+    A completed trigger, credited to a visitor and its partner.
 
-    A hash, because a reference may be longer than its column, and because collations fold case,
-    blanks and accents: order ``a1`` is not order ``A1``.
-    """
-    return hashlib.sha256(reference.encode()).hexdigest() if reference else None
-
-
-class Conversion(models.Model):
-    """
-    A fact: what was agreed has happened, and this visitor's partner has earned it.
-
-    The names that it bears are those of its day; what is later renamed, deactivated or deleted
-    changes nothing here. The two keys make the database itself see that nothing counts twice:
-    ``dedupe_key`` as the subscription says, ``reference_key`` whoever it might be credited to.
+    The trigger's name and the payout rule are copies: later changes of the subscription do not
+    change a conversion. Two unique keys prevent double counting: ``dedupe_key`` follows the rule of
+    the subscription, and ``reference_key`` allows one conversion of a reference, of any visitor.
+    ``released`` takes a rejected conversion out of both.
     """
 
     class Status(models.TextChoices):
-        """What has been decided."""
-
         PENDING = "pending", _("pending")
         APPROVED = "approved", _("approved")
         REJECTED = "rejected", _("rejected")
+
+    class Via(models.TextChoices):
+        PERSON = "person", _("staff")
+        SIGNAL = "signal", _("a signal of this site")
+        SCHEDULE = "schedule", _("the end of the hold period")
+        AT_ONCE = "at_once", _("automatically, when it was recorded")
 
     id = models.BigAutoField(primary_key=True)
     visitor = models.ForeignKey(
@@ -73,13 +83,19 @@ class Conversion(models.Model):
         _("reference"),
         max_length=255,
         blank=True,
-        help_text=_("This site’s own id of what was done, such as an order number."),
+        help_text=_("This site’s own id of the event, such as an order number."),
     )
     dedupe_key = models.CharField(_("dedupe key"), max_length=80)
-    # NULL where there is no reference, since many have none: an empty text would be a value.
+    # NULL without a reference: of several empty texts, all but the first would be duplicates.
     reference_key = models.CharField(  # noqa: DJ001 -- see above
         _("reference key"), max_length=64, null=True, editable=False
     )
+    # Part of both unique keys: 0, or the row's own key once it is rejected, so that a rejection
+    # frees the keys. MariaDB has no unique keys with a condition.
+    released = models.BigIntegerField(default=0, db_default=0, editable=False)
+    # Whether it closed the visitor's referral. It never changes; a rejection opens the referral
+    # again.
+    closes = models.BooleanField(default=False, db_default=False, editable=False)
     amount = models.DecimalField(
         _("amount"), max_digits=19, decimal_places=4, null=True, blank=True
     )
@@ -101,15 +117,24 @@ class Conversion(models.Model):
         _("status"), max_length=8, choices=Status.choices, default=Status.APPROVED
     )
     reason = models.CharField(
-        _("reason"), max_length=255, blank=True, help_text=_("Why it waits, or was rejected.")
+        _("reason"),
+        max_length=255,
+        blank=True,
+        help_text=_("Why the conversion is pending or was rejected."),
     )
-    # A code of ``Reason``; it stays, so that no signal ever approves what somebody was to look at.
-    doubt = models.CharField(_("doubt"), max_length=32, blank=True, default="", editable=False)
+    # A code of ``Reason``. It is never cleared, so that no signal approves such a conversion.
+    review_reason = models.CharField(
+        _("review reason"), max_length=32, blank=True, default="", editable=False
+    )
+    # The words beside the code. Never cleared either; ``reason`` gets those of each decision.
+    review_text = models.CharField(
+        _("review text"), max_length=255, blank=True, default="", db_default="", editable=False
+    )
     approve_on = models.DateTimeField(
         _("approve on"),
         null=True,
         blank=True,
-        help_text=_("Approved then by itself, unless somebody decides before."),
+        help_text=_("When the conversion is approved automatically, unless it is decided earlier."),
     )
     decided_on = models.DateTimeField(_("decided on"), null=True, blank=True)
     decided_by = models.ForeignKey(
@@ -120,6 +145,41 @@ class Conversion(models.Model):
         related_name="+",
         verbose_name=_("decided by"),
     )
+    # Kept when the account is deleted. Empty for a signal, which names a customer.
+    decided_by_name = models.CharField(
+        _("decided by (name)"), max_length=150, blank=True, default="", db_default=""
+    )
+    decided_via = models.CharField(
+        _("decided via"),
+        max_length=8,
+        choices=Via.choices,
+        blank=True,
+        default="",
+        db_default="",
+    )
+    # Whether staff have reopened it after a rejection. Then no signal rejects it again.
+    is_reopened = models.BooleanField(default=False, db_default=False, editable=False)
+    # Whether a signal may approve it although it is rejected, such as after a declined card.
+    may_be_paid = models.BooleanField(default=False, db_default=False, editable=False)
+    credited_by = models.ForeignKey(
+        django_settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("credited by"),
+    )
+    credited_by_name = models.CharField(
+        _("credited by (name)"), max_length=150, blank=True, default="", db_default=""
+    )
+    credit_reason = models.CharField(
+        _("reason for the credit"),
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("Why staff credited the conversion manually."),
+    )
     settlement = models.ForeignKey(
         "affiliations.Settlement",
         on_delete=models.PROTECT,
@@ -128,42 +188,135 @@ class Conversion(models.Model):
         related_name="conversions",
         # The first column of two indexes.
         db_index=False,
-        verbose_name=_("settlement"),
-        help_text=_("With which the payout was settled."),
+        verbose_name=_("payout statement"),
+        help_text=_("The statement that includes the payout."),
     )
-    # What was told by callbacks that are purged since: "<event>:<key of the subscription>".
-    told = models.JSONField(_("told"), default=list, blank=True, editable=False)
-    # The visitor's, again: a report looks for no million of visitors.
-    sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="")
-    sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="")
-    sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="")
-    sub4 = models.CharField(_("sub id 4"), max_length=255, blank=True, default="")
-    sub5 = models.CharField(_("sub id 5"), max_length=255, blank=True, default="")
+    # The events of purged callbacks, as "<event>:<primary key of the subscription>".
+    notified_events = models.JSONField(
+        _("notified events"), default=list, blank=True, editable=False
+    )
     is_test = models.BooleanField(_("test"), default=False)
     created_on = models.DateTimeField(_("created on"), default=timezone.now, db_index=True)
+
+    objects = ConversionQuerySet.as_manager()
+
+    decided_by_display = account_display("decided_by")
+    credited_by_display = account_display("credited_by")
 
     class Meta:
         verbose_name = _("conversion")
         verbose_name_plural = _("conversions")
         constraints = [
             models.UniqueConstraint(
-                fields=["trigger", "dedupe_key"], name="affiliations_conversion_counted_once"
+                fields=["trigger", "dedupe_key", "released"],
+                name="affiliations_conversion_counted_once",
             ),
             models.UniqueConstraint(
-                fields=["trigger", "reference_key"], name="affiliations_conversion_credited_once"
+                fields=["trigger", "reference_key", "released"],
+                name="affiliations_conversion_credited_once",
             ),
         ]
         indexes = [
             models.Index(fields=["status", "approve_on"], name="affiliations_conversion_waits"),
-            models.Index(fields=["reference"], name="affiliations_conversion_ref"),
-            models.Index(fields=["partner", "created_on"], name="affiliations_conv_partner"),
-            # The lines of a statement, and what is to be settled.
-            models.Index(fields=["settlement", "id"], name="affiliations_conv_settlement"),
+            # Without the rows, the sums of payouts for the overview.
             models.Index(
-                fields=["settlement", "status", "partner", "decided_on"],
-                name="affiliations_conv_unsettled",
+                fields=["status", "review_reason", "is_test", "payout_currency", "payout"],
+                name="affiliations_conv_waiting",
+            ),
+            models.Index(fields=["reference"], name="affiliations_conversion_ref"),
+            # The last two columns are for the record of a partner, which reads no row.
+            models.Index(
+                fields=["partner", "created_on", "status", "is_test"],
+                name="affiliations_conv_record",
+            ),
+            models.Index(fields=["is_test", "id"], name="affiliations_conv_test"),
+            # For the lines of a payout statement.
+            models.Index(fields=["settlement", "id"], name="affiliations_conv_settlement"),
+            # All that the balances are summed up from, so that no row is read for them.
+            models.Index(
+                fields=[
+                    "settlement",
+                    "status",
+                    "is_test",
+                    "partner",
+                    "payout_currency",
+                    "decided_on",
+                    "created_on",
+                    "payout",
+                ],
+                name="affiliations_conv_unpaid",
             ),
         ]
 
     def __str__(self) -> str:
         return f"{self.trigger}: {self.reference}" if self.reference else self.trigger
+
+    @property
+    def is_adjustable(self) -> bool:
+        """Whether the payout or the amount can be adjusted."""
+        has_money = self.payout is not None or self.amount is not None
+        return self.status != self.Status.REJECTED and has_money and not self.is_test
+
+    @property
+    def depends_on_amount(self) -> bool:
+        """Whether the payout depends on the amount."""
+        return self.payout_type == Subscription.PayoutType.PERCENT
+
+    @property
+    def may_get_amount(self) -> bool:
+        """Whether it is pending, and staff may fill in its amount, which is missing or unusable."""
+        if self.status != self.Status.PENDING:
+            return False
+        if self.depends_on_amount:
+            return self.payout is None
+        return not self.amount and not self.current_amount
+
+    @property
+    def needs_amount(self) -> bool:
+        """Whether an approval would pay nothing until staff have filled in the amount."""
+        return self.may_get_amount and self.depends_on_amount
+
+    @property
+    def current_amount(self) -> Decimal | None:
+        """The amount after its adjustments; see ``with_adjustments()``."""
+        return self.adjusted("amount", self.adjustments.all())
+
+    @property
+    def current_payout(self) -> Decimal | None:
+        """The payout after its adjustments; if rejected, what it would be without the rejection."""
+        return self.adjusted("payout", self.adjustments.all())
+
+    @property
+    def payout_change(self) -> Decimal | None:
+        """The sum of all adjustments of the payout; ``None`` without any."""
+        adjustments = self.adjustments.all()
+        return sum((row.payout for row in adjustments), Decimal(0)) if adjustments else None
+
+    @property
+    def decider(self) -> str:
+        """Who or what has decided: staff by name, or how else; empty while it is undecided."""
+        return self.decided_by_display or self.get_decided_via_display()
+
+    def adjusted(self, name: str, adjustments: Iterable[Any]) -> Decimal | None:
+        """Return the amount or the payout after adjustments."""
+        recorded: Decimal | None = getattr(self, name)
+        if recorded is None:
+            return None
+        # The other kinds take back what a rejected conversion was paid, and restore it.
+        changes = [getattr(row, name) for row in adjustments if row.kind == row.Kind.ADJUSTED]
+        return sum((change for change in changes if change is not None), recorded)
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether it has a payout once it is approved; a test never has."""
+        return self.payout is not None and not self.is_test
+
+    @property
+    def needs_review(self) -> bool:
+        """Whether it is pending, and only staff can approve it."""
+        return self.status == self.Status.PENDING and bool(self.review_reason)
+
+    @property
+    def review_display(self) -> str:
+        """Why it needs review, or needed it, in the reader's language; empty if it never did."""
+        return gettext(self.review_text) if self.review_text else Reason.display(self.review_reason)

@@ -1,44 +1,85 @@
-"""The subscription: what ties a partner to a trigger."""
+"""Subscriptions of partners to triggers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from babel.numbers import get_currency_precision, is_currency
+from babel.numbers import get_currency_precision
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import models
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from affiliations import placeholders
+from affiliations import placeholders, url_mistakes
+from affiliations.amounts import is_currency, rounded
 from affiliations.conf import settings
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models.partner import Partner
 
-_KEPT_BY_DELIVERY = ("failure_count", "failing_since", "callbacks_suspended_on")
+#: The fields that only the delivery of callbacks writes.
+DELIVERY_FIELDS = (
+    "failure_count",
+    "failing_since",
+    "callbacks_suspended_on",
+    "callbacks_paused_until",
+    "pause_count",
+)
+
+
+#: A host that may have no dot or an underscore, such as a container, before a port or the end.
+_LOCAL_HOST = re.compile(r"(^|@)[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?(?=$|:\d+$)", re.IGNORECASE)
+
+
+def validate_url(url: str) -> None:
+    """Validate a URL; hosts of a local network are valid only if the site calls such networks."""
+    if settings.callback_allowed_networks:
+        with suppress(ValueError):  # No valid URL, as the validator says.
+            parts = urlsplit(url)
+            url = parts._replace(netloc=_LOCAL_HOST.sub(r"\1localhost", parts.netloc)).geturl()
+    URLValidator(schemes=["http", "https"])(url)
 
 
 class SubscriptionQuerySet(models.QuerySet["Subscription"]):
-    """Questions about subscriptions."""
+    def suspended(self) -> SubscriptionQuerySet:
+        """Keep the subscriptions whose callbacks wait for staff, since too many failed."""
+        return self.filter(callbacks_suspended_on__isnull=False)
+
+    def paused(self) -> SubscriptionQuerySet:
+        """Keep the subscriptions whose callbacks wait for a busy server, and not for staff."""
+        return self.filter(callbacks_paused_until__isnull=False, callbacks_suspended_on=None)
+
+    def failing(self) -> SubscriptionQuerySet:
+        """Keep the subscriptions whose last callback failed, suspended and paused ones included."""
+        return self.exclude(
+            failure_count=0, callbacks_suspended_on=None, callbacks_paused_until=None
+        )
+
+    def sendable(self, now: datetime) -> SubscriptionQuerySet:
+        """Keep the subscriptions whose callbacks are neither suspended nor paused."""
+        may_send = Q(callbacks_paused_until=None) | Q(callbacks_paused_until__lte=now)
+        return self.filter(may_send, callbacks_suspended_on=None)
 
     def to_trigger(self, trigger: str) -> list[Subscription]:
         """
-        Return the active ones to a trigger, oldest first.
+        Return the active subscriptions to a trigger, oldest first.
 
-        Names are compared again in Python, since MariaDB folds case, accents and blanks.
+        Python compares the names again, since MariaDB ignores case, accents and trailing spaces.
         """
         found = self.filter(trigger=trigger, active=True).order_by("pk")
         return [subscription for subscription in found if subscription.trigger == trigger]
 
     def closing_too_early(self) -> list[str]:
         """
-        Name the triggers that keep something else of these from being counted.
+        Return the triggers of active subscriptions that end the tracking of a visitor too early.
 
-        Of the active subscriptions of one partner: what closes the referral keeps all that comes
-        later from being counted, be it another trigger or, where every reference counts, the next
-        one of the same.
+        Call it on the subscriptions of one partner. A subscription ends the tracking too early if
+        it loses conversions of another trigger or, if every reference counts, its own later ones.
         """
         active = list(self.filter(active=True).order_by("pk"))
         has_others = len({subscription.trigger for subscription in active}) > 1
@@ -53,30 +94,27 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
 
 class Subscription(models.Model):
     """
-    The agreement that a partner hears of a trigger, and where.
+    A partner's agreement about a trigger: when it counts, the payout, and the callback URL.
 
-    A visitor is credited for a trigger only where their partner subscribes to it. An empty
-    ``callback_url`` means that the conversion is counted and nobody is called.
+    Without a ``callback_url``, conversions count but no callback is sent.
     """
 
     class Counting(models.TextChoices):
-        """How often one visitor can be counted."""
-
-        ONCE = "once", _("once a visitor")
-        EVERY = "every", _("every reference, such as each order")
+        ONCE = "once", _("Once per visitor")
+        EVERY = "every", _("Every order (unique reference)")
 
     class PayoutType(models.TextChoices):
-        """What a conversion earns the partner."""
-
-        NONE = "none", _("nothing that is reckoned here")
-        FIXED = "fixed", _("a fixed amount")
-        PERCENT = "percent", _("a percentage of the amount")
+        NONE = "none", _("No commission")
+        FIXED = "fixed", _("Fixed amount")
+        PERCENT = "percent", _("Percentage of the amount")
 
     class Approval(models.TextChoices):
-        """Who decides whether a conversion is paid for."""
+        AUTOMATIC = "automatic", _("Automatic, after the hold period")
+        MANUAL = "manual", _("Manual, or by your shop")
 
-        AUTOMATIC = "automatic", _("automatic")
-        MANUAL = "manual", _("by hand, or by a signal")
+    class Method(models.TextChoices):
+        GET = "GET", _("GET: all values in the URL")
+        POST = "POST", _("POST: all values as JSON")
 
     CALLBACK_URL_PLACEHOLDER = "{visitor_id}"
 
@@ -89,34 +127,44 @@ class Subscription(models.Model):
     trigger = models.CharField(
         _("trigger"),
         max_length=100,
-        help_text=_("What is counted. Developers name the triggers, in AFFILIATE_TRIGGERS."),
+        help_text=_("The event that is credited. Set up by your developers in AFFILIATE_TRIGGERS."),
     )
-    callback_url = models.URLField(
+    # No URLField: its form completes a missing scheme, and hosts without a dot may be allowed.
+    callback_url = models.CharField(
         _("callback URL"),
-        max_length=2048,
+        max_length=placeholders.MAX_LENGTH,
         blank=True,
         default="",
-        validators=[URLValidator(schemes=["http", "https"])],
+        validators=[validate_url],
         help_text=_(
-            "The partner’s address for this trigger, with {visitor_id} or {click_id} in it. "
-            "Empty: conversions are counted and nobody is called."
+            "The partner’s callback (postback) URL for this trigger. With GET it must contain "
+            "{visitor_id} or {click_id}. Leave empty to record conversions without sending "
+            "callbacks."
         ),
+    )
+    method = models.CharField(
+        _("method"),
+        max_length=4,
+        choices=Method.choices,
+        default=Method.GET,
+        db_default=Method.GET,
+        help_text=_("How the callback URL is called. Most partners expect GET."),
     )
     active = models.BooleanField(
         _("active"),
         default=True,
-        help_text=_("Without it no new conversion is counted for this subscription."),
+        help_text=_("Inactive: no new conversions are credited for this subscription."),
     )
     counting = models.CharField(
-        _("counting"),
+        _("count conversions"),
         max_length=8,
         choices=Counting.choices,
         default=Counting.ONCE,
     )
     closes_referral = models.BooleanField(
-        _("closes the referral"),
+        _("stop tracking the visitor after the first conversion"),
         default=True,
-        help_text=_("After this conversion nothing else of the same visitor is counted."),
+        help_text=_("Later conversions of the same visitor are not credited, for any trigger."),
     )
     payout_type = models.CharField(
         _("payout"), max_length=7, choices=PayoutType.choices, default=PayoutType.NONE
@@ -134,23 +182,29 @@ class Subscription(models.Model):
         max_length=3,
         blank=True,
         default="",
-        help_text=_("Of a fixed amount, such as EUR. A percentage is paid in the order’s."),
+        help_text=_(
+            "For a fixed amount only, such as EUR. A percentage is paid in the currency of the "
+            "order."
+        ),
     )
     approval = models.CharField(
         _("approval"), max_length=9, choices=Approval.choices, default=Approval.AUTOMATIC
     )
     approve_after = models.PositiveSmallIntegerField(
-        _("approve after"),
+        _("hold period (days)"),
         null=True,
         blank=True,
-        help_text=_("Days that automatic approval waits, such as for returned goods."),
+        help_text=_(
+            "How long automatic approval waits, for example for returned goods. Leave empty to "
+            "approve immediately."
+        ),
     )
-    call_on_conversion = models.BooleanField(_("call on conversion"), default=True)
-    call_on_approval = models.BooleanField(_("call on approval"), default=False)
+    call_on_conversion = models.BooleanField(_("send callback when created"), default=True)
+    call_on_approval = models.BooleanField(_("send callback when approved"), default=False)
     call_on_rejection = models.BooleanField(
-        _("call on rejection"),
+        _("send callback when rejected"),
         default=False,
-        help_text=_("Only where the partner has heard of the conversion before."),
+        help_text=_("Only if the partner was told about the conversion."),
     )
 
     failure_count = models.PositiveIntegerField(_("failures in a row"), default=0, editable=False)
@@ -160,7 +214,19 @@ class Subscription(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text=_("Since then callbacks are held, because too many in a row had failed."),
+        help_text=_("Callbacks have been waiting since then, because too many failed in a row."),
+    )
+    callbacks_paused_until = models.DateTimeField(
+        _("callbacks paused until"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_(
+            "The partner’s server is busy. When the pause ends, one callback is sent to test it."
+        ),
+    )
+    pause_count = models.PositiveIntegerField(
+        _("pauses in a row"), default=0, db_default=0, editable=False
     )
 
     objects = SubscriptionQuerySet.as_manager()
@@ -179,60 +245,101 @@ class Subscription(models.Model):
         **kwargs: Any,
     ) -> None:
         """
-        Save, but never with a callback URL that could not be called.
+        Save, or raise ``InvalidCallBackURL``, as in 0.12, if the callback URL is not valid.
 
-        ``InvalidCallBackURL`` where one is about to be written, as in 0.12. A 0.12 row whose URL is
-        refused today can still have its other fields written, with ``update_fields``.
+        A row of an earlier version may have a URL that is refused today. It is kept, and the other
+        fields can be saved.
 
-        What the delivery keeps of failures is not written along: a page of the Admin that was open
-        when the subscription was suspended would take that back.
+        A change without ``update_fields`` does not write the fields of the delivery. Otherwise a
+        form that was opened before a suspension would undo it.
         """
         if update_fields is None and self.pk and not self._state.adding:
-            unwritten = {"id", *_KEPT_BY_DELIVERY, *self.get_deferred_fields()}
+            left_out = {"id", *DELIVERY_FIELDS, *self.get_deferred_fields()}
             update_fields = [
                 field.name
                 for field in self._meta.concrete_fields
-                if not {field.name, field.attname} & unwritten
+                if not {field.name, field.attname} & left_out
             ]
-        if self.callback_url and (update_fields is None or "callback_url" in update_fields):
-            self.validate_callback_url()
+        written = {"callback_url", "method"} & set(update_fields or ["callback_url"])
+        if self.callback_url and written:
+            try:
+                self.validate_callback_url()
+            except InvalidCallBackURL:
+                if not self._keeps_callback_url():
+                    raise
         super().save(*args, update_fields=update_fields, **kwargs)
 
-    def clean(self) -> None:
-        """
-        Refuse, in forms, what cannot be kept: each mistake with its mend beside the field.
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """Say all that is wrong with the callback URL, unless it is stored already."""
+        left_out = set(exclude or ())
+        mistakes: dict[str, Any] = {}
+        try:
+            super().clean_fields({*left_out, "callback_url"})
+        except ValidationError as error:
+            mistakes = error.error_dict
+        if self.callback_url and "callback_url" not in left_out:
+            found = self.callback_url_mistakes()
+            if found and not self._keeps_callback_url():
+                mistakes["callback_url"] = [mistake.message for mistake in found]
+        if mistakes:
+            raise ValidationError(mistakes)
 
-        They are a bad callback URL, a second subscription to the same trigger, a payout that cannot
-        be reckoned, and what contradicts itself.
-        """
+    def validate_unique(self, exclude: Collection[str] | None = None) -> None:
+        super().validate_unique(exclude)
+        if "trigger" in (exclude or ()):
+            return
+        stored = Subscription.objects.filter(partner_id=self.partner_id, trigger=self.trigger)
+        same = {pk for pk, name in stored.values_list("pk", "trigger") if name == self.trigger}
+        # 0.12 allowed several subscriptions to one trigger. Those stay valid.
+        if same and self.pk not in same:
+            raise ValidationError(
+                {
+                    "trigger": _(
+                        "This partner already subscribes to this trigger. Edit the existing "
+                        "subscription instead."
+                    )
+                }
+            )
+
+    def clean(self) -> None:
         super().clean()
         self.payout_currency = self.payout_currency.strip().upper()
         mistakes: dict[str, Any] = self.payout_mistakes()
-        if self.callback_url:
-            try:
-                self.validate_callback_url()
-            except InvalidCallBackURL as error:
-                mistakes["callback_url"] = error.messages
-        stored = Subscription.objects.filter(partner_id=self.partner_id, trigger=self.trigger)
-        twins = {pk for pk, name in stored.values_list("pk", "trigger") if name == self.trigger}
-        # One of several that are stored already was left there by 0.12, and may stay.
-        if twins and self.pk not in twins:
-            mistakes["trigger"] = _("This partner subscribes to this trigger already.")
+        currency, value = self.payout_currency, self.payout_value
+        if currency and value is not None and not mistakes and rounded(value, currency) != value:
+            decimals = {"decimals": get_currency_precision(currency), "currency": currency}
+            mistakes["payout_value"] = (
+                _("Enter at most %(decimals)s decimals for %(currency)s.") % decimals
+            )
         if self.approve_after is not None and self.approval != self.Approval.AUTOMATIC:
-            mistakes["approve_after"] = _("Choose automatic approval, or leave this empty.")
+            mistakes["approve_after"] = _(
+                "Choose automatic approval, or leave the hold period empty."
+            )
         if self.call_on_rejection and not (self.call_on_conversion or self.call_on_approval):
             mistakes["call_on_rejection"] = _(
-                "A rejection is told only where something was told before: call on conversion or "
-                "on approval too."
+                "A rejection is only sent after an earlier callback. Also send a callback when "
+                "the conversion is created or approved."
             )
         if mistakes:
             raise ValidationError(mistakes)
 
+    @property
+    def is_suspended(self) -> bool:
+        return self.callbacks_suspended_on is not None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the partner's server was busy, and has accepted no callback since."""
+        return self.callbacks_paused_until is not None
+
+    @property
+    def is_failing(self) -> bool:
+        return bool(self.failure_count) or self.is_suspended or self.is_paused
+
     def payout_mistakes(self) -> dict[str, Any]:
-        """Say, by field, what keeps the payout from being reckoned, and what to do about it."""
+        """Return the errors of the payout's fields, as for ``ValidationError``."""
         kind, value, currency = self.payout_type, self.payout_value, self.payout_currency
         is_fixed = kind == self.PayoutType.FIXED
-        is_known, decimals = is_currency(currency), get_currency_precision(currency)
         mistakes: dict[str, Any] = {}
         if kind == self.PayoutType.NONE:
             if value is not None:
@@ -240,23 +347,41 @@ class Subscription(models.Model):
                     "Choose a fixed amount or a percentage, or leave the payout value empty."
                 )
         elif value is None or value <= 0:
-            mistakes["payout_value"] = _("Write how much is paid: more than 0.")
+            mistakes["payout_value"] = _("Enter a value greater than 0.")
         elif not is_fixed and value > 100:
-            mistakes["payout_value"] = _("Write a percentage: at most 100.")
-        elif is_fixed and is_known and round(value, decimals) != value:
-            mistakes["payout_value"] = _(
-                "Write at most %(decimals)s decimals: %(currency)s has no more."
-            ) % {"decimals": decimals, "currency": currency}
-        if is_fixed and not is_known:
-            mistakes["payout_currency"] = _("Write the currency in three letters, such as EUR.")
+            mistakes["payout_value"] = _("Enter a percentage of at most 100.")
+        if is_fixed and not is_currency(currency):
+            mistakes["payout_currency"] = _("Enter the three-letter currency code, such as EUR.")
         elif currency and not is_fixed:
             mistakes["payout_currency"] = _(
-                "Leave this empty: it is the currency of a fixed amount."
+                "Leave this empty: only a fixed amount has a payout currency."
             )
         return mistakes
 
+    @property
+    def url_rules(self) -> url_mistakes.Rules:
+        """What the callback URL must have: it depends on the method and on the settings."""
+        return url_mistakes.Rules(
+            identifying=() if self.method == self.Method.POST else placeholders.IDENTIFYING,
+            require_https=settings.callback_require_https,
+        )
+
     def validate_callback_url(self) -> None:
         """Raise ``InvalidCallBackURL`` unless a callback can be sent to ``callback_url``."""
-        placeholders.validate(self.callback_url)
-        if settings.callback_require_https and urlsplit(self.callback_url).scheme != "https":
-            raise InvalidCallBackURL(_("This site calls partners over https:// only."))
+        url_mistakes.validate(self.callback_url, self.url_rules)
+
+    def callback_url_mistakes(self) -> list[url_mistakes.Mistake]:
+        """Return why forms refuse the callback URL: also if it is no URL once it is corrected."""
+        found = url_mistakes.mistakes(self.callback_url, self.url_rules)
+        try:
+            validate_url(url_mistakes.correct(self.callback_url, self.url_rules))
+        except ValidationError as error:
+            found += [url_mistakes.Mistake(message) for message in error.messages]
+        return found
+
+    def _keeps_callback_url(self) -> bool:
+        """Tell whether URL and method are stored already, such as by an earlier version."""
+        if self._state.adding:
+            return False
+        stored = Subscription.objects.filter(pk=self.pk).values_list("callback_url", "method")
+        return stored.first() == (self.callback_url, self.method)

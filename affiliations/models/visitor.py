@@ -1,8 +1,10 @@
-"""The visitor: one referral, a person arriving through a partner's link."""
+"""The visitor: one click on a partner's link."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from datetime import timezone as fixed
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from django.conf import settings as django_settings
@@ -11,41 +13,71 @@ from django.db.models import F, Q, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
+from affiliations import db
 from affiliations.conf import settings
 from affiliations.exceptions import Reason
+from affiliations.models.accounts import known_user
 from affiliations.models.partner import Partner
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 
-#: The fields of the partner's own labels.
 SUB_IDS = ("sub1", "sub2", "sub3", "sub4", "sub5")
+#: The fields that come from the parameters of a tracking link.
+CLICK_FIELDS = ("click_id", *SUB_IDS)
+#: The longest click id. A longer one is not stored: its start may be that of another click.
+MAX_CLICK_ID = 500
+#: Why a click has no click id, by the code in ``lost_click_id``. As the reason of a callback it is
+#: stored in English, and shown in the reader's language.
+LOST_CLICK_IDS = {
+    "too_long": gettext_noop("The visitor’s click id has more than 500 characters."),
+    "not_text": gettext_noop("The visitor’s click id is not valid text."),
+    "charset": gettext_noop(
+        "The visitor’s click id has characters that the database cannot store."
+    ),
+    "erased": gettext_noop("The visitor’s click id was erased."),
+}
 
 
 class VisitorQuerySet(models.QuerySet["Visitor"]):
-    """Questions about visitors."""
-
     def open(self, now: datetime) -> VisitorQuerySet:
-        """Keep those that can be credited: not closed, inside the window, partner active."""
-        own = Q(
+        """Keep the visitors whose ``refusal()`` is ``None``, by the same conditions."""
+        partner_window = Q(
             partner__window__isnull=False,
             referred_on__gt=Value(now, models.DateTimeField()) - F("partner__window"),
         )
-        general = Q(partner__window=None)
+        site_window = Q(partner__window=None)
         if (window := settings.attribution_window) is not None:
-            general &= Q(referred_on__gt=now - window)
-        return self.filter(own | general, closed_on=None, partner__active=True)
+            site_window &= Q(referred_on__gt=now - window)
+        return self.filter(partner_window | site_window, closed_on=None, partner__active=True)
+
+    def close(self, now: datetime) -> int:
+        """Close the open ones, as a conversion does, and return how many there were."""
+        return self.filter(closed_on=None).update(closed_on=now)
 
 
-class Visitor(models.Model):
+class SubIds(models.Model):
+    """The sub ids of a click. A conversion has a copy, so that reports need not join visitors."""
+
+    sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="")
+    sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="")
+    sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="")
+    sub4 = models.CharField(_("sub id 4"), max_length=255, blank=True, default="")
+    sub5 = models.CharField(_("sub id 5"), max_length=255, blank=True, default="")
+
+    class Meta:
+        abstract = True
+
+
+class Visitor(SubIds):
     """
-    Somebody whom a partner referred to this site.
+    A click on a partner's link that was counted. Each further click is a further visitor.
 
-    One row a referral: who comes again through a link is a new visitor. ``successful_on`` tells
-    when the conditions of a success were first met, if at all; ``closed_on`` decides whether
-    anything more can be credited. Rows of 0.12 keep the path that they had in ``entry_point``.
+    ``successful_on`` is the time of the first conversion. Once ``closed_on`` is set, no conversion
+    can be credited any more. The ``entry_point`` of rows of 0.12 is a path, not a URL.
     """
 
     partner = models.ForeignKey(
@@ -62,33 +94,37 @@ class Visitor(models.Model):
         related_name="visitors",
         verbose_name=_("user"),
     )
-    referred_on = models.DateTimeField(_("referred on"), default=timezone.now, editable=False)
+    referred_on = models.DateTimeField(_("clicked on"), default=timezone.now, editable=False)
     entry_point = models.URLField(
-        _("entry point"),
+        _("landing page"),
         max_length=2048,
-        help_text=_("The URL at which the visitor entered the site, without the affiliate part."),
+        help_text=_("The first page that the visitor opened, without the partner’s parameters."),
     )
     referrer = models.URLField(
         _("referrer"),
         max_length=2048,
         blank=True,
         default="",
-        help_text=_("The page with the partner’s link, without its query."),
+        help_text=_("The page with the partner’s link, without its query string."),
     )
-    successful_on = models.DateTimeField(_("successful on"), null=True, blank=True)
-    closed_on = models.DateTimeField(_("closed on"), null=True, blank=True)
+    successful_on = models.DateTimeField(_("first conversion on"), null=True, blank=True)
+    closed_on = models.DateTimeField(_("tracking ended on"), null=True, blank=True)
     click_id = models.CharField(
         _("click id"),
-        max_length=255,
+        max_length=MAX_CLICK_ID,
         blank=True,
         default="",
         help_text=_("The partner’s own id of the click."),
     )
-    sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="")
-    sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="")
-    sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="")
-    sub4 = models.CharField(_("sub id 4"), max_length=255, blank=True, default="")
-    sub5 = models.CharField(_("sub id 5"), max_length=255, blank=True, default="")
+    # A code of ``LOST_CLICK_IDS``; empty if there is a click id, or if the link had none.
+    lost_click_id = models.CharField(
+        _("why the click id is missing"),
+        max_length=10,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+    )
 
     previous = models.ForeignKey(
         "self",
@@ -96,13 +132,25 @@ class Visitor(models.Model):
         null=True,
         blank=True,
         related_name="displaced_by",
-        verbose_name=_("previous"),
-        help_text=_("The open referral whose place this one took."),
+        verbose_name=_("replaced click"),
+        help_text=_("The earlier click that this click replaced."),
     )
     is_test = models.BooleanField(
         _("test"),
         default=False,
-        help_text=_("Came through a link for trying the deal, and is in no number."),
+        help_text=_("Test: excluded from reports."),
+    )
+    is_internal = models.BooleanField(
+        _("from this site"),
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text=_("The link was on a page of this site. Any other click takes precedence."),
+    )
+    # The nonce of the test link, so that one link makes one test. NULL for real visitors, of which
+    # there are many.
+    test_nonce = models.CharField(  # noqa: DJ001 -- see above
+        max_length=32, unique=True, null=True, default=None, editable=False
     )
 
     objects = VisitorQuerySet.as_manager()
@@ -111,8 +159,8 @@ class Visitor(models.Model):
         verbose_name = _("visitor")
         verbose_name_plural = _("visitors")
         indexes = [
-            # The last click of a partner, and their numbers. Not the partner first: InnoDB would
-            # take it for the foreign key's and drop that of 0.12.
+            # For the last click of a partner, and for reports. The partner is not the first column,
+            # or InnoDB would use this index for the foreign key and drop the index of 0.12.
             models.Index(
                 fields=["is_test", "partner", "referred_on"], name="affiliations_visitor_partner"
             ),
@@ -121,11 +169,27 @@ class Visitor(models.Model):
         ]
 
     def __str__(self) -> str:
-        # What callbacks call the visitor, and so what a partner asks about.
+        # Callbacks contain this id, so partners ask about it.
         return str(self.pk)
 
+    @property
+    def fingerprint(self) -> str:
+        """
+        The text that a browser remembers beside the id, to recognize the row.
+
+        After the restore of a backup, or in the database of another tenant, the id may be that of
+        another visitor. Neither staff nor an erasure change what the fingerprint is made of. The
+        time is in UTC, since a database returns it in its own zone, and in milliseconds, since
+        fixtures in JSON have no more.
+        """
+        clicked_on = self.referred_on
+        if timezone.is_aware(clicked_on):
+            clicked_on = timezone.make_naive(clicked_on, fixed.utc)
+        facts = f"{self.pk} {self.partner_id} {clicked_on.isoformat(timespec='milliseconds')}"
+        return sha256(facts.encode()).hexdigest()[:32]
+
     def refusal(self, now: datetime) -> Reason | None:
-        """Say why nothing can be credited to this referral; ``None`` while it is open."""
+        """Return why no conversion can be credited to this visitor; ``None`` while it is open."""
         if self.closed_on is not None:
             return Reason.REFERRAL_CLOSED
         window = self.partner.attribution_window
@@ -133,68 +197,38 @@ class Visitor(models.Model):
             return Reason.WINDOW_EXPIRED
         return None if self.partner.active else Reason.PARTNER_INACTIVE
 
+    @property
+    def is_open(self) -> bool:
+        return self.refusal(timezone.now()) is None
+
     def succeed(self, user: User | None = None) -> None:
         """
-        Record the first success, and the user who had it.
+        Record a conversion that the app does not know of, and close the visitor, as 0.12 did.
 
-        Nothing happens to a visitor who has succeeded already, in this object or in the database.
+        The visitor's user and the time of an earlier conversion are not replaced. ``user`` is set
+        only if the visitor has none. A later rejection does not open the visitor again.
         """
-        now = timezone.now()
-        changes: dict[str, object] = {"successful_on": now}
-        if user is not None and user.is_authenticated:
-            changes["user"] = user
-        if Visitor.objects.filter(pk=self.pk, successful_on=None).update(**changes):
-            for name, value in changes.items():
-                setattr(self, name, value)
+        self.credit(timezone.now(), known_user(user), close=True, manual=True)
+        self.refresh_from_db(using=db.write_alias(), fields=["successful_on", "closed_on", "user"])
 
     def credit(
-        self, now: datetime, user: User | None, *, close: bool, by_hand: bool = False
+        self, now: datetime, user: User | None, *, close: bool, manual: bool = False
     ) -> bool:
         """
-        Take the referral for one conversion; ``False`` where another has just closed it.
+        Use the visitor for one conversion; ``False`` if another conversion has just closed it.
 
-        One compare-and-set, in the database alone: it holds the row until the transaction ends, so
-        the conversions of one visitor come one after the other. An empty user is filled.
-        ``by_hand`` takes a closed one as well, which stays closed since when it was.
+        A compare-and-set in the database; this instance is not changed. The row is locked until the
+        transaction ends, so the conversions of a visitor are recorded one after the other. An empty
+        user is filled in. ``manual`` accepts a closed visitor, which keeps its ``closed_on``.
         """
         changes: dict[str, object] = {"successful_on": Coalesce("successful_on", now)}
         if user is not None:
-            # As the column has it: a key that is a text would be the name of a field.
-            key = Visitor._meta.get_field("user").target_field
-            changes["user"] = Coalesce("user", Value(user.pk, key))
+            # A Value, since a key that is text would be taken for the name of a field.
+            key_field = Visitor._meta.get_field("user").target_field
+            changes["user"] = Coalesce("user", Value(user.pk, key_field))
         if close:
             changes["closed_on"] = Coalesce("closed_on", now)
-        referral = Visitor.objects.filter(pk=self.pk)
-        if not by_hand:
-            referral = referral.filter(closed_on=None)
-        return bool(referral.update(**changes))
-
-
-class PurgedClicks(models.Model):
-    """
-    How many visitors of one day were removed because they were too old: a report still has them.
-
-    The sum of rows: each batch of a purge writes its own, so that two purges wait for nothing.
-    """
-
-    id = models.BigAutoField(primary_key=True)
-    partner = models.ForeignKey(
-        Partner,
-        on_delete=models.CASCADE,
-        related_name="purged_clicks",
-        verbose_name=_("partner"),
-    )
-    day = models.DateField(_("day"), db_index=True, help_text=_("In the site’s time zone."))
-    sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="")
-    sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="")
-    sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="")
-    sub4 = models.CharField(_("sub id 4"), max_length=255, blank=True, default="")
-    sub5 = models.CharField(_("sub id 5"), max_length=255, blank=True, default="")
-    count = models.PositiveIntegerField(_("count"))
-
-    class Meta:
-        verbose_name = _("purged clicks")
-        verbose_name_plural = _("purged clicks")
-
-    def __str__(self) -> str:
-        return f"{self.day}: {self.count}"
+        row = Visitor.objects.filter(pk=self.pk)
+        if not manual:
+            row = row.filter(closed_on=None)
+        return bool(row.update(**changes))

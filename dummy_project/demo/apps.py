@@ -1,4 +1,4 @@
-"""The `demo` command: the shop, a partner's site and a payment provider, side by side."""
+"""The `demo` command: runs the shop, a partner's site and a payment provider side by side."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from django.apps import AppConfig
 
 
 class DemoConfig(AppConfig):
-    """What the demo needs; a project of yours has no such app."""
+    """The app of the demo; your own project does not need it."""
 
     name = "demo"

@@ -1,4 +1,4 @@
-"""A browser without a screen: follows links and fills in forms as they stand on the page."""
+"""A minimal browser for the demo: follows links and submits the forms of a page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import requests
 
 
 class BrowserError(Exception):
-    """What somebody wanted to do cannot be done on this page."""
+    """The page does not have the requested link, button or field."""
 
 
 @dataclass
 class Form:
-    """A form, with what its inputs hold now and what stands on its buttons."""
+    """A form, with the values of its inputs and the texts of its buttons."""
 
     action: str
     method: str
@@ -25,7 +25,7 @@ class Form:
 
 @dataclass
 class Page(HTMLParser):
-    """What a visitor sees: the text, the links, the forms and the complaints."""
+    """A page: its text, links, forms and error messages."""
 
     status: int
     url: str
@@ -35,7 +35,7 @@ class Page(HTMLParser):
     complaints: list[str] = field(default_factory=list)
 
     def read(self, html: str) -> Page:
-        """Read the page."""
+        """Parse the HTML."""
         HTMLParser.__init__(self)
         self._inside: list[tuple[str, str, list[str]]] = []
         self.feed(html)
@@ -43,7 +43,7 @@ class Page(HTMLParser):
         return self
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note forms and inputs, and begin to collect the words of what can be pressed."""
+        """Record forms and inputs, and start collecting the text of links and buttons."""
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
             action = urljoin(self.url, given.get("action", ""))
@@ -56,13 +56,13 @@ class Page(HTMLParser):
             self._inside.append((tag, given.get("href", ""), []))
 
     def handle_data(self, data: str) -> None:
-        """Collect words."""
+        """Collect text."""
         self.text += data + " "
         for _, _, words in self._inside:
             words.append(data)
 
     def handle_endtag(self, tag: str) -> None:
-        """Keep what has been collected."""
+        """Store the collected text."""
         if not self._inside or self._inside[-1][0] != tag:
             return
         _, href, collected = self._inside.pop()
@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 @dataclass(frozen=True)
 class Hop:
-    """One answer on the way to a page: a redirect."""
+    """A redirect on the way to a page."""
 
     status: int
     url: str
@@ -85,31 +85,31 @@ class Hop:
 
 
 class Browser:
-    """Somebody at a screen: keeps cookies, and knows the page and how it was reached."""
+    """Keeps cookies, the current page and the redirects that led to it."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._session = requests.Session()
-        # The sites are on this machine: no proxy of the environment has a part in this.
+        # The sites are on this machine, so ignore proxies in environment variables.
         self._session.trust_env = False
-        # An honest robot would not be counted as a visitor, and this one plays a person.
+        # The user agent of requests is on the list of crawlers and would not be counted.
         self._session.headers["User-Agent"] = "Mozilla/5.0 (a person in a demo)"
         self.hops: list[Hop] = []
         self.page = Page(0, "about:blank")
 
     def open(self, url: str) -> Page:
-        """Type an address."""
+        """Open a URL."""
         return self._arrive(self._session.get(url, timeout=self._patience))
 
     def follow(self, words: str) -> Page:
-        """Click the link with these words."""
+        """Click the link with this text."""
         try:
             return self.open(self.page.links[words])
         except KeyError:
             raise BrowserError(f"{self.page.url} has no link “{words}”.") from None
 
     def press(self, button: str, **fields: str) -> Page:
-        """Fill in the form that has this button, and press it."""
+        """Fill in the form that has this button, and submit it."""
         form = next((form for form in self.page.forms if button in form.buttons), None)
         if form is None:
             raise BrowserError(f"{self.page.url} has no button “{button}”.")

@@ -1,4 +1,4 @@
-"""Fill an empty shop: teas, somebody to log in as, a partner, and what was agreed with them."""
+"""Fill an empty shop with teas, a staff user, and a partner with subscriptions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ADMIN_NAME = "admin"
 ADMIN_PASSWORD = "second-infusion"
 PARTNER_NAME = "Steep Notes"
 
-# Everything that the partner wants to hear; the app fills the braces in and encodes the values.
+# The partner's callback URL; the app fills in the placeholders and encodes the values.
 CALLBACK = (
     "/callback/?visitor_id={visitor_id}&click_id={click_id}&event={event}&status={status}"
     "&trigger={trigger}&reference={reference}&amount={amount}&currency={currency}"
     "&payout={payout}&payout_currency={payout_currency}&callback_id={callback_id}"
 )
 
-# What each trigger earns. None of them ends the referral, or nothing would be counted after it.
+# The payout of each trigger. None of them stops tracking, so later conversions are credited too.
 AGREED: dict[str, dict[str, Any]] = {
     # A new customer, once: two euros.
     "User registered": {
@@ -39,7 +39,7 @@ AGREED: dict[str, dict[str, Any]] = {
         "payout_value": Decimal("0.50"),
         "payout_currency": "EUR",
     },
-    # Each order: seven per cent, once it is paid for. Whether it is, the payment provider tells.
+    # Each order: seven per cent, approved when the payment provider reports the payment.
     "Order placed": {
         "counting": Subscription.Counting.EVERY,
         "closes_referral": False,
@@ -53,26 +53,26 @@ AGREED: dict[str, dict[str, Any]] = {
 
 
 def fill_shelf() -> None:
-    """Put the teas into a shop that has none."""
+    """Create the teas, if the shop has none."""
     if not Product.objects.exists():
         call_command("loaddata", "teas", verbosity=0)
 
 
 def hire_admin() -> None:
-    """Let somebody into the Admin by the name and the password that the demo prints."""
+    """Create a superuser with the name and the password that the demo prints."""
     if not User.objects.filter(username=ADMIN_NAME).exists():
         User.objects.create_superuser(ADMIN_NAME, "admin@tinleaf.example", ADMIN_PASSWORD)
 
 
 def agree_with_partner(partner_url: str) -> Partner:
-    """Return the partner, active, with a subscription to each trigger that calls `partner_url`."""
+    """Return the active partner, whose subscriptions to each trigger call `partner_url`."""
     partner, _ = Partner.objects.get_or_create(name=PARTNER_NAME, defaults={"active": True})
     callback_url = {"callback_url": urljoin(partner_url, CALLBACK)}
     for trigger, terms in AGREED.items():
         Subscription.objects.update_or_create(
             partner=partner,
             trigger=trigger,
-            defaults=callback_url,  # The port may be another one today; the terms stay.
+            defaults=callback_url,  # The port may have changed; the terms stay.
             create_defaults=callback_url | terms,
         )
     if not partner.page_key:
@@ -81,6 +81,6 @@ def agree_with_partner(partner_url: str) -> Partner:
 
 
 def page_of_partner(shop_url: str) -> str:
-    """Return the private link of the partner's own page."""
+    """Return the private link of the partner page."""
     path = Partner.objects.get(name=PARTNER_NAME).page_link()
     return urljoin(shop_url, path or "")

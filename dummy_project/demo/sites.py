@@ -1,4 +1,4 @@
-"""The three sites of the demo: each a process, with a port and a log of its own."""
+"""The three sites of the demo, each in its own process with its own port and log."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SiteDown(Exception):
 
 
 def free_port(wanted: int = 0) -> int:
-    """Return `wanted` if nobody listens there, and else some free port."""
+    """Return the port `wanted` if it is free, or else another free port."""
     for port in (wanted, 0):
         with socket.socket() as listener:
             if os.name != "nt":
-                # As the server itself will do; otherwise a port just left would seem taken.
+                # The server does the same; otherwise a port released just now would seem taken.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((HOST, port))
@@ -38,7 +38,7 @@ def free_port(wanted: int = 0) -> int:
 
 
 class Site:
-    """One Django site, run by `runserver` in a process of its own."""
+    """A Django site, run by `runserver` in its own process."""
 
     def __init__(
         self, name: str, settings: str, port: int, log: Path, environment: Mapping[str, str]
@@ -52,13 +52,13 @@ class Site:
             **environment,
             "DJANGO_SETTINGS_MODULE": settings,
             "PYTHONUNBUFFERED": "1",
-            # The project's own folder, and where this process has found the affiliations app.
+            # The project's own directory, and the paths where this process found the app.
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, sys.path)]),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process; it answers a little later."""
+        """Start the process; the site answers a little later."""
         command = [sys.executable, "-m", "django", "runserver", "--noreload", f"{HOST}:{self.port}"]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -71,7 +71,7 @@ class Site:
             )
 
     def wait(self, seconds: float) -> None:
-        """Return when the site answers; raise `SiteDown` if it does not within `seconds`."""
+        """Wait until the site answers; raise `SiteDown` if it does not within `seconds`."""
         deadline = time.monotonic() + seconds
         with requests.Session() as session:
             session.trust_env = False
@@ -91,7 +91,7 @@ class Site:
             raise SiteDown(f"{self.name} has stopped.")
 
     def stop(self) -> None:
-        """End the process: first as Ctrl-C does, which lets it finish, then by force."""
+        """Stop the process: first like Ctrl-C, so that it can finish, then by force."""
         if self._process is None:
             return
         if self._process.poll() is None:
@@ -106,7 +106,7 @@ class Site:
             self._process.wait()
 
     def output(self, lines: int = 40) -> str:
-        """Return the last lines that the site has printed, but for our own asking and asking."""
+        """Return the last lines that the site has printed, without the polling of the demo."""
         if not self.log.exists():
             return ""
         printed = self.log.read_text(errors="replace").splitlines()
@@ -115,7 +115,7 @@ class Site:
 
 @contextmanager
 def running(*sites: Site, patience: float) -> Iterator[None]:
-    """Run the sites for the length of the block; whatever happens, none of them outlives it."""
+    """Run the sites during the block, and stop them in any case afterwards."""
     try:
         for site in sites:
             site.start()

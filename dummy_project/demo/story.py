@@ -1,7 +1,7 @@
 """
-The whole story, played over HTTP: from a partner's link to the partner's callbacks.
+The demo's story, played over HTTP: from a partner's link to the partner's callbacks.
 
-Each step says what is done, does it as a person would, and checks what came of it.
+Each step prints what it does, does it with the demo's browser, and checks the result.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from demo.sites import Site, SiteDown
 
 
 class StepFailed(Exception):
-    """A step did not end as it should."""
+    """A step did not have the expected result."""
 
 
 def check(fact: object, otherwise: str) -> None:
-    """Go on if `fact` is true; else raise `StepFailed` with what is the matter."""
+    """Raise `StepFailed` with the message `otherwise` unless `fact` is true."""
     if not fact:
         raise StepFailed(otherwise)
 
@@ -49,10 +49,10 @@ class Story:
         self._say = say
         self._steps = 0
         self._click_id = ""
-        self._told: list[dict[str, str]] = []
+        self._checked: list[dict[str, str]] = []
 
     def play(self) -> None:
-        """Play every step; raise `StepFailed` at the first that does not end as it should."""
+        """Play every step; raise `StepFailed` at the first one that fails."""
         try:
             self.follow_the_link()
             self.sign_up()
@@ -66,7 +66,7 @@ class Story:
             raise StepFailed(str(error)) from error
 
     def follow_the_link(self) -> None:
-        """Come to the shop through the partner's link."""
+        """Follow the partner's link to the shop."""
         self._begin("A reader of the partner's site follows a link to the shop.")
         self.reader.open(self.partner.url)
         page = self.reader.follow("Try the Assam Breakfast")
@@ -81,17 +81,17 @@ class Story:
         check(landing.status == 302, f"The shop answered the link with {landing.status}, not 302.")
         check(
             urlsplit(landing.url)[:3] == urlsplit(page.url)[:3],
-            f"The shop led the reader elsewhere: {page.url}",
+            f"The shop redirected to another page: {page.url}",
         )
         check("affiliate_id" not in page.url, "The partner's uid is still in the address.")
         check(page.status == 200, f"The shop's page answered {page.status}.")
         check(
             f"You come from {deal.PARTNER_NAME}" in page.text,
-            "The shop does not know whose reader this is.",
+            "The shop does not show which partner the visitor came from.",
         )
 
     def sign_up(self) -> None:
-        """Open an account, and see that the partner hears of it."""
+        """Sign up, and check that the partner receives a callback."""
         self._begin("The reader signs up.")
         name = f"reader-{secrets.token_hex(3)}"
         password = secrets.token_urlsafe(12)
@@ -103,31 +103,34 @@ class Story:
             password1=password,
             password2=password,
         )
-        check(f"Welcome, {name}" in page.text, f"The shop opened no account. {self._complaints()}")
+        check(f"Welcome, {name}" in page.text, f"The sign-up failed. {self._complaints()}")
         self._hear("User registered", payout="2.00")
 
     def order_the_newsletter(self) -> None:
-        """Ask for the newsletter, twice, and see that the partner hears of one reader."""
-        self._begin("The reader asks for the newsletter, and then at another address too.")
+        """Order the newsletter twice, and check that it is credited once."""
+        self._begin("The reader orders the newsletter, and again for a second address.")
         for address in ("reader", "office"):
             self.reader.open(self.shop.url)
             page = self.reader.press("Send me the letter", email=f"{address}@reader.example")
-            check("The next letter comes to you" in page.text, f"No letter. {self._complaints()}")
+            check(
+                "The next letter comes to you" in page.text,
+                f"The order of the newsletter failed. {self._complaints()}",
+            )
         self._hear("Newsletter ordered", payout="0.50")
-        self._say("     The second address is not counted: one letter a visitor was agreed.")
+        self._say("     The second address is not credited: the trigger counts once per visitor.")
 
     def order_and_pay(self) -> None:
-        """Order and pay: the provider's own process tells the shop, and the shop its partner."""
-        self._begin("The reader orders a tea and pays. The provider tells the shop, from afar.")
+        """Order and pay: the provider notifies the shop, and the shop calls its partner."""
+        self._begin("The reader orders a tea and pays. The payment provider notifies the shop.")
         order = self._order("Green Sencha", "12.00", payout="0.84")
         self._pay(order, "12.00", payout="0.84")
-        staff = self._at_the_provider("Tell the shop again")
-        check("answered 200, 200" in staff.page.text, "The shop refused the notice, told again.")
-        self._say("     The provider tells the shop again. It changes nothing.")
+        staff = self._at_the_provider("Notify the shop again")
+        check("answered 200, 200" in staff.page.text, "The shop refused the repeated notice.")
+        self._say("     The provider notifies the shop again. This changes nothing.")
 
     def get_money_back(self) -> None:
-        """Order once more, pay, and send the tea back: what was earned is taken back."""
-        self._begin("The reader orders another tea, pays, and gets the money back.")
+        """Order once more, pay, and return the tea: the conversion is rejected."""
+        self._begin("The reader orders another tea, pays, and gets a refund.")
         order = self._order("White Peony", "16.80", payout="1.18")
         self._pay(order, "16.80", payout="1.18")
         self._at_the_provider(f"Refund order {order}")
@@ -136,61 +139,61 @@ class Story:
         self._hear("Order placed", "rejection", "rejected", order, "16.80", payout="1.18")
 
     def order_and_not_pay(self) -> None:
-        """Order a third time and leave: nobody has decided on that order."""
+        """Order a third time without paying: the conversion stays pending."""
         self._begin("The reader orders a third tea and does not pay.")
         self._order("Assam Breakfast", "9.50", payout="0.67")
 
     def look_into_the_admin(self) -> None:
         """Log in as staff and find the conversions and the delivered callbacks."""
-        self._begin("The staff look at it in the Admin.")
+        self._begin("Staff look at the conversions and callbacks in the Admin.")
         delivered = Callback.objects.filter(status=Callback.Status.DELIVERED)
         self._wait(
-            lambda: delivered.count() == len(self._told), "Not every callback counts as delivered."
+            lambda: delivered.count() == len(self._checked), "Not every callback was delivered."
         )
-        # A row would have been written before the shop's answer, so there is nothing to wait for.
+        # The shop writes callbacks before it answers, so there is no need to wait for more.
         rows = Callback.objects.count()
-        check(rows == len(self._told), f"The shop has queued {rows} callbacks.")
+        check(rows == len(self._checked), f"The shop has written {rows} callbacks.")
         staff = Browser(self.patience)
         staff.open(f"{self.shop.url}admin/affiliations/conversion/")
         page = staff.press("Log in", username=deal.ADMIN_NAME, password=deal.ADMIN_PASSWORD)
         check(page.status == 200, f"The Admin's conversions answer {page.status}.")
-        for told in self._told:
-            check(told["trigger"] in page.text, f"The Admin shows no “{told['trigger']}”.")
+        for callback in self._checked:
+            check(callback["trigger"] in page.text, f"The Admin shows no “{callback['trigger']}”.")
         page = staff.open(f"{self.shop.url}admin/affiliations/callback/")
         check(page.status == 200, f"The Admin's callbacks answer {page.status}.")
         for conversion in Conversion.objects.order_by("pk"):
-            earned = f"{conversion.payout:.2f} {conversion.payout_currency}"
-            self._say(f"     {conversion!s:<45}  earns {earned}  {conversion.status}")
+            payout = f"{conversion.payout:.2f} {conversion.payout_currency}"
+            self._say(f"     {conversion!s:<45}  payout {payout}  {conversion.status}")
         self._say(f"     {rows} callbacks, all delivered.")
 
     def look_at_the_partners_page(self) -> None:
-        """Open the private link of the partner's own page, and find the same conversions there."""
-        self._begin("The partner looks at their own page in the shop.")
+        """Open the partner page by its private link, and find the same conversions."""
+        self._begin("The partner opens the partner page of the shop.")
         page = Browser(self.patience).open(deal.page_of_partner(self.shop.url))
-        check(page.status == 200, f"The partner's page answers {page.status}.")
+        check(page.status == 200, f"The partner page answers {page.status}.")
         for conversion in Conversion.objects.order_by("pk"):
             found = f"{conversion.trigger} …" in page.text
-            check(found, f"The partner's page shows no “{conversion.trigger}”.")
-        self._say("     It shows what they have earned, and not whose orders it is.")
+            check(found, f"The partner page shows no “{conversion.trigger}”.")
+        self._say("     It shows the payouts of the partner. Customers are not shown.")
 
     def _order(self, tea: str, price: str, *, payout: str) -> str:
-        """Order a tea, see that the partner hears of it, and return the number of the order."""
+        """Order a tea, check the callback, and return the order number."""
         self.reader.open(self.shop.url)
         self.reader.follow(tea)
         page = self.reader.press("Order")
-        check("Waiting for payment" in page.text, f"The shop took no order. {self._complaints()}")
+        check("Waiting for payment" in page.text, f"The order failed. {self._complaints()}")
         order = page.text.partition("Order ")[2].split()[0]
         self._say(f"     {page.url}")
         self._hear("Order placed", "conversion", "pending", order, price, payout=payout)
         return order
 
     def _pay(self, order: str, price: str, *, payout: str) -> None:
-        """Pay the order that is on the screen, and see that the partner hears of it."""
+        """Pay the order of the current page, and check the callback."""
         page = self.reader.follow(f"Pay {price} EUR")
         self._say(f"     {page.url.partition('?')[0]}")
-        check(page.url.startswith(self.provider.url), "The shop did not lead to its provider.")
+        check(page.url.startswith(self.provider.url), "The shop did not link to its provider.")
         page = self.reader.press("Pay now")
-        check(page.url.startswith(self.shop.url), f"The shop heard of no payment: {page.text}")
+        check(page.url.startswith(self.shop.url), f"The shop was not notified: {page.text}")
         check("Thank you, it is paid" in page.text, "The order is not marked as paid.")
         self._say(f"     {page.url}  paid")
         self._hear("Order placed", "approval", "approved", order, price, payout=payout)
@@ -216,13 +219,13 @@ class Story:
         *,
         payout: str,
     ) -> None:
-        """Wait until the partner has received one callback more, and check what it says."""
-        self._wait(lambda: len(self._received()) > len(self._told), self._silence(trigger))
+        """Wait until the partner has received one more callback, and check its values."""
+        self._wait(lambda: len(self._received()) > len(self._checked), self._silence(trigger))
         received = self._received()
-        new = received[len(self._told) :]
+        new = received[len(self._checked) :]
         check(len(new) == 1, f"The partner received {len(new)} callbacks, not one.")
-        told = new[0]
-        self._say(f"     The partner received: {describe(told)}")
+        callback = new[0]
+        self._say(f"     The partner received: {describe(callback)}")
         wanted = {
             "click_id": self._click_id,
             "event": event,
@@ -236,16 +239,17 @@ class Story:
         if order:
             wanted["reference"] = order
         for name, value in wanted.items():
-            check(told[name] == value, f"The callback has {name} “{told[name]}”, not “{value}”.")
-        visitors = {earlier["visitor_id"] for earlier in [*self._told, told]}
-        check(len(visitors) == 1, "The callbacks are of different visitors.")
-        self._told = received
+            actual = callback[name]
+            check(actual == value, f"The callback has {name} “{actual}”, not “{value}”.")
+        visitors = {earlier["visitor_id"] for earlier in [*self._checked, callback]}
+        check(len(visitors) == 1, "The callbacks belong to different visitors.")
+        self._checked = received
 
     def _received(self) -> list[dict[str, str]]:
         return received_by(self.partner, timeout=self.patience)
 
     def _silence(self, trigger: str) -> Callable[[], str]:
-        """Say, when it has come to that, what the shop knows of a callback that did not arrive."""
+        """Return a function that explains why a callback has not arrived."""
 
         def explanation() -> str:
             attempts = CallbackAttempt.objects.filter(callback__conversion__trigger=trigger)
@@ -272,7 +276,7 @@ class Story:
 
 
 def received_by(partner: Site, *, timeout: float) -> list[dict[str, str]]:
-    """Ask the partner's site which callbacks it has received, oldest first."""
+    """Return the callbacks that the partner's site has received, oldest first."""
     with requests.Session() as session:
         session.trust_env = False
         answer = session.get(f"{partner.url}callbacks.json", timeout=timeout)
@@ -282,8 +286,8 @@ def received_by(partner: Site, *, timeout: float) -> list[dict[str, str]]:
 
 
 def describe(callback: dict[str, str]) -> str:
-    """Put a callback into one line."""
+    """Format a callback on one line."""
     hidden = ("callback_id", "received_on")
     return "  ".join(
-        f"{name}={told}" for name, told in callback.items() if told and name not in hidden
+        f"{name}={value}" for name, value in callback.items() if value and name not in hidden
     )

@@ -1,4 +1,4 @@
-"""The demo itself: its browser sees what a person sees, and a site that stops is missed."""
+"""Tests of the demo: its browser, and its handling of sites that stop."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PAGE = """
 
 
 class BrowserTests(SimpleTestCase):
-    """The browser without a screen."""
+    """The demo's browser."""
 
     def setUp(self) -> None:
-        """Look at a page."""
+        """Open a page."""
         self.page = Page(200, "http://127.0.0.1/log-in/").read(PAGE)
         self.browser = Browser(patience=1)
         self.browser.page = self.page
@@ -59,7 +59,7 @@ class SiteTests(SimpleTestCase):
     """The three processes."""
 
     def site(self, settings: str) -> Site:
-        """Describe a site with its log in a folder that goes after the test."""
+        """Return a site whose log is in a directory that is removed after the test."""
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         return Site("the site", settings, free_port(), Path(folder.name) / "log", {})

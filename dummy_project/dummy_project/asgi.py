@@ -1,4 +1,4 @@
-"""The dummy shop as a ASGI application."""
+"""The dummy shop as an ASGI application."""
 
 from __future__ import annotations
 

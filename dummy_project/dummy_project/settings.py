@@ -1,8 +1,8 @@
 """
 Settings of the dummy shop.
 
-They are what `django-admin startproject` writes, the shop's own lines, and what a project needs in
-order to use the app. The last stand under comments that begin with "Affiliations".
+They consist of what `django-admin startproject` writes, the shop's own settings, and the settings
+that a project needs for the app. Comments on the latter begin with "Affiliations".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-# The dummy shop runs on this machine only; a real one keeps its keys out of its code.
+# The dummy shop runs on this machine only. A real shop keeps its secret key out of its code.
 SECRET_KEY = "insecure-and-good-enough-for-a-dummy-shop"
 DEBUG = True
 ALLOWED_HOSTS: list[str] = []
@@ -27,7 +27,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     # Affiliations: the app itself, with its models, its pages in the Admin and its triggers.
     "affiliations",
-    # The shop, and the `demo` command, which is of no use to another project.
+    # The shop, and the `demo` command, which other projects do not need.
     "store",
     "demo",
 ]
@@ -38,8 +38,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    # Affiliations: registers who arrives through a partner's link. After the session, which
-    # remembers the visitor, and after authentication, which tells who the visitor is.
+    # Affiliations: registers visitors who follow a partner's link. After the session middleware,
+    # which stores the visitor, and the authentication middleware, which identifies the user.
     "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -66,8 +66,10 @@ TEMPLATES: list[dict[str, Any]] = [
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        # `demo --once` names a database of its own, unless this does.
+        # `demo --once` uses its own database unless this variable is set.
         "NAME": os.environ.get("SHOP_DATABASE", BASE_DIR / "db.sqlite3"),
+        # Otherwise two writers at once may end in "database is locked".
+        "OPTIONS": {"transaction_mode": "IMMEDIATE"},
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -89,12 +91,12 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 
-# The shop: where a buyer pays, and the secret that the shop and its payment provider share.
+# The shop: the payment provider's address, and the secret that the shop shares with it.
 PAYMENT_URL = os.environ.get("SHOP_PAYMENT_URL", "http://127.0.0.1:8002/")
 PAYMENT_SECRET = os.environ.get("SHOP_PAYMENT_SECRET", "shared-with-the-payment-provider")
 
-# Affiliations: what a partner can be paid for. Each trigger is a name, which a partner's
-# subscription in the Admin refers to, and the signal, the receiver and the sender behind it.
+# Affiliations: the events that partners can be paid for. Each trigger has a name, to which a
+# partner's subscription in the Admin refers, a signal, a receiver and a sender.
 AFFILIATE_TRIGGERS = [
     (
         "User registered",
@@ -108,8 +110,8 @@ AFFILIATE_TRIGGERS = [
         "affiliations.triggers.object_created",
         "store.NewsletterReader",
     ),
-    # The fifth item says where an order keeps what the partner is told, and whose order it is.
-    # Without the visitor, an order that staff type in would be credited to their own referral.
+    # The fifth item names the order's attributes for the conversion and the callback. Without the
+    # visitor, an order that staff enter would be credited to their own referral.
     (
         "Order placed",
         "django.db.models.signals.post_save",
@@ -123,8 +125,8 @@ AFFILIATE_TRIGGERS = [
             "currency": "currency",
         },
     ),
-    # These count nothing. They decide what was counted for the same order, whoever's request the
-    # signal is sent in: here the payment provider's, which belongs to no visitor.
+    # These approve or reject the conversion of the same order. The request does not matter: here it
+    # comes from the payment provider and belongs to no visitor.
     (
         "Order paid",
         "store.signals.order_paid",
@@ -141,6 +143,6 @@ AFFILIATE_TRIGGERS = [
     ),
 ]
 
-# Affiliations: the demo's partner lives on this machine. Leave this line out of a real project,
-# where a callback URL that leads into your own network must be refused.
-AFFILIATE_CALLBACK_ALLOW_PRIVATE_ADDRESSES = True
+# Affiliations: the demo's partner is on this machine. Omit this line in a real project, which must
+# refuse callback URLs that lead into its own network.
+AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]

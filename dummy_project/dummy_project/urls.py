@@ -1,4 +1,4 @@
-"""The addresses of the dummy shop. The affiliations app needs none for tracking."""
+"""The URLs of the dummy shop. The affiliations app needs none for tracking."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """
-A partner's site: a tea magazine that links to the shop and is told what became of its readers.
+A partner's site: a tea magazine that links to the shop and receives its callbacks.
 
-It stands for somebody else's server. It runs in a process of its own and knows of the shop what any
-partner knows: the shop's address, the uid that its links to the shop carry, and that callbacks
-arrive at its own `/callback/`.
+It represents a third party's server and runs in its own process. It knows only what any partner
+knows: the shop's address, its uid for links to the shop, and its own callback URL, `/callback/`.
 """

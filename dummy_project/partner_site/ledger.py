@@ -1,4 +1,4 @@
-"""What the magazine knows of its readers: who clicked, and what the shop called back."""
+"""The magazine's record of clicks and callbacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 @dataclass(frozen=True)
 class Click:
-    """One reader who followed one of our links to the shop."""
+    """One click on a link to the shop."""
 
     path: str
     placement: str
@@ -19,7 +19,7 @@ class Click:
 
 @dataclass(frozen=True)
 class Callback:
-    """One thing that the shop told us, in the words of the callback URL that we gave it."""
+    """A callback from the shop, with the parameters of our callback URL."""
 
     callback_id: str
     visitor_id: str
@@ -36,7 +36,7 @@ class Callback:
 
 
 class Ledger:
-    """Clicks and callbacks, as long as the process runs."""
+    """Keeps clicks and callbacks in memory."""
 
     def __init__(self) -> None:
         self.clicks: list[Click] = []
@@ -48,11 +48,11 @@ class Ledger:
         return list(self._callbacks.values())
 
     def receive(self, callback: Callback) -> None:
-        """Keep a callback, once: a sender who got no answer sends the same one again."""
+        """Store a callback once: a sender who got no response sends the same one again."""
         self._callbacks.setdefault(callback.callback_id, callback)
 
     def of_click(self, click: Click) -> list[Callback]:
-        """Return what one reader has done, as far as we were told."""
+        """Return the conversions reported for a click."""
         return [
             callback
             for callback in self.callbacks

@@ -1,4 +1,4 @@
-"""Settings of the partner's site. It keeps what it hears in memory and needs no database."""
+"""Settings of the partner's site. It keeps its data in memory and needs no database."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "UTC"
 
-# What the shop has told its partner.
+# Given to the partner by the shop.
 SHOP_URL = os.environ.get("PARTNER_SHOP_URL", "http://127.0.0.1:8000/")
 AFFILIATE_UID = os.environ.get("PARTNER_AFFILIATE_UID", "")
 
-# The status that callbacks are answered with: another one than 2xx is a partner with a fault.
+# The status of responses to callbacks. Use another one than 2xx to simulate an error.
 CALLBACK_STATUS = int(os.environ.get("PARTNER_CALLBACK_STATUS", "200"))

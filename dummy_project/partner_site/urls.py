@@ -1,4 +1,4 @@
-"""The addresses of the partner's site."""
+"""The URLs of the partner's site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of the magazine, its way out to the shop, and its ear for callbacks."""
+"""The pages of the magazine, the redirect to the shop, and the callback view."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def front_page(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_GET
 def out(request: HttpRequest) -> HttpResponse:
-    """Give the click an id of its own and lead the reader to the shop, by our tracking link."""
-    # The path of a link is ours, but an address bar is anybody's: stay on the shop's site.
+    """Give the click an id and redirect the reader to the shop, with our tracking link."""
+    # The path may have been changed in the address bar, so make sure that it is on the shop's site.
     path = "/" + request.GET.get("path", "").lstrip("/\\")
     click = Click(path, request.GET.get("placement", ""))
     ledger.clicks.append(click)
@@ -42,18 +42,18 @@ def out(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def callback(request: HttpRequest) -> HttpResponse:
-    """Hear from the shop what one of our readers has done there."""
+    """Receive a callback from the shop."""
     if not 200 <= settings.CALLBACK_STATUS < 300:
-        return _plain("We have a fault.")
-    told = {each.name: request.GET.get(each.name, "") for each in fields(Callback) if each.init}
-    ledger.receive(Callback(**told))
-    return _plain("Noted.")
+        return _plain("Error.")
+    values = {each.name: request.GET.get(each.name, "") for each in fields(Callback) if each.init}
+    ledger.receive(Callback(**values))
+    return _plain("Stored.")
 
 
 @never_cache
 @require_GET
 def desk(request: HttpRequest) -> HttpResponse:
-    """Show the editor which clicks have led to what."""
+    """Show the clicks, their conversions and the callbacks."""
     context = {
         "clicks": [(click, ledger.of_click(click)) for click in reversed(ledger.clicks)],
         "callbacks": ledger.callbacks[::-1],
@@ -64,7 +64,7 @@ def desk(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_GET
 def callbacks_json(request: HttpRequest) -> HttpResponse:
-    """Return the callbacks received, oldest first, for the demo's driver."""
+    """Return the received callbacks, oldest first, for the demo's story."""
     return JsonResponse([asdict(callback) for callback in ledger.callbacks], safe=False)
 
 

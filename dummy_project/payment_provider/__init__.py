@@ -1,6 +1,6 @@
 """
-A payment provider: takes the buyer's money and tells the shop of it.
+A payment provider: takes the buyer's money and notifies the shop.
 
-It stands for somebody else's server. It runs in a process of its own and shares a secret with the
-shop, and no more.
+It represents a third party's server and runs in its own process. It shares only a secret with the
+shop.
 """

@@ -1,4 +1,4 @@
-"""The provider's book of payments, and how it tells a shop of one."""
+"""The provider's payments, and the notices to the shop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sign(message: bytes) -> str:
 
 @dataclass
 class Payment:
-    """One payment of one order: made or not, and perhaps paid back."""
+    """A payment of an order: open, made or refunded."""
 
     payment_id: str
     order: str
@@ -30,7 +30,7 @@ class Payment:
     notices: list[str] = field(init=False, default_factory=list)
 
     def notify_shop(self) -> bool:
-        """Tell the shop, in a request of our own, how it stands; return whether it heard."""
+        """Send the shop the payment's status; return whether the shop accepted it."""
         notice = json.dumps(
             {
                 "event": "refunded" if self.refunded else "paid",
@@ -42,7 +42,7 @@ class Payment:
         ).encode()
         headers = {"Content-Type": "application/json", "X-Payment-Signature": sign(notice)}
         with requests.Session() as session:
-            # The shop is on this machine: no proxy of the environment has a part in this.
+            # The shop is on this machine, so ignore proxies in environment variables.
             session.trust_env = False
             try:
                 answer = session.post(

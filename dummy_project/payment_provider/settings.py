@@ -15,6 +15,6 @@ STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "UTC"
 
-# What the shop has told its payment provider.
+# Given to the payment provider by the shop.
 SHOP_WEBHOOK_URL = os.environ.get("PROVIDER_WEBHOOK_URL", "http://127.0.0.1:8000/payments/webhook/")
 SHOP_SECRET = os.environ.get("PROVIDER_SECRET", "shared-with-the-payment-provider")

@@ -1,4 +1,4 @@
-"""The addresses of the payment provider."""
+"""The URLs of the payment provider."""
 
 from __future__ import annotations
 

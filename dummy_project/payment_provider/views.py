@@ -1,4 +1,4 @@
-"""The provider's pages: pay, pay back, and see what the shop was told."""
+"""The provider's pages: pay, refund, and list the notices to the shop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ book: dict[str, Payment] = {}
 
 @require_GET
 def payments(request: HttpRequest) -> HttpResponse:
-    """List the payments, and what the shop answered to each notice."""
+    """List the payments with the shop's response to each notice."""
     return render(
         request, "payment_provider/payments.html", {"payments": list(book.values())[::-1]}
     )
@@ -22,11 +22,11 @@ def payments(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def checkout(request: HttpRequest) -> HttpResponse:
-    """Show the buyer what there is to pay, as the shop has signed it."""
+    """Show the buyer the amount to pay, which the shop has signed."""
     signed, _, signature = request.META["QUERY_STRING"].partition("&signature=")
     if not constant_time_compare(sign(signed.encode()), signature):
         return render(request, "payment_provider/refused.html", status=403)
-    # The same order leads to the same payment, however often its buyer comes back to this page.
+    # An order always has the same payment, however often the buyer opens this page.
     payment_id = f"pay_{signature[:16]}"
     names = ("order", "amount", "currency", "return_url")
     asked = {name: request.GET.get(name, "") for name in names}
@@ -36,7 +36,7 @@ def checkout(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def pay(request: HttpRequest, payment_id: str) -> HttpResponse:
-    """Take the money, tell the shop, and lead the buyer back."""
+    """Take the money, notify the shop, and redirect the buyer back."""
     payment = _payment(payment_id)
     payment.made = True
     if not payment.notify_shop():
@@ -46,7 +46,7 @@ def pay(request: HttpRequest, payment_id: str) -> HttpResponse:
 
 @require_POST
 def refund(request: HttpRequest, payment_id: str) -> HttpResponse:
-    """Give the buyer the money back, and tell the shop."""
+    """Refund the payment, and notify the shop."""
     payment = _payment(payment_id)
     if payment.made:
         payment.refunded = True
@@ -56,7 +56,7 @@ def refund(request: HttpRequest, payment_id: str) -> HttpResponse:
 
 @require_POST
 def notify_again(request: HttpRequest, payment_id: str) -> HttpResponse:
-    """Tell the shop once more of a payment, as providers do when they are in doubt."""
+    """Notify the shop of a payment again, as providers do if they are not sure of the first."""
     payment = _payment(payment_id)
     if payment.made:
         payment.notify_shop()

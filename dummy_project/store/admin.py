@@ -31,11 +31,12 @@ class OrderAdmin(admin.ModelAdmin):
     ]
     list_select_related = ["product"]
     date_hierarchy = "created_on"
-    raw_id_fields = ["user", "affiliate_visitor"]
+    raw_id_fields = ["user"]
+    readonly_fields = ["affiliate_visitor"]
 
 
 @admin.register(NewsletterReader)
 class NewsletterReaderAdmin(admin.ModelAdmin):
-    """Who gets the letter."""
+    """Readers of the newsletter."""
 
     list_display = ["email", "since"]

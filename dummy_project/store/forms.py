@@ -1,4 +1,4 @@
-"""What a customer can fill in."""
+"""The forms for customers."""
 
 from __future__ import annotations
 

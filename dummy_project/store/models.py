@@ -1,4 +1,4 @@
-"""Products, orders, and who reads the newsletter."""
+"""Products, orders, and readers of the newsletter."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Product(models.Model):
 
 
 class Order(models.Model):
-    """One tin of tea, ordered by somebody with an account or without."""
+    """An order of one tin of tea, with or without an account."""
 
-    # The order's page is open to whoever knows its address, so that a guest can come back to it.
+    # The key is in the address of the order's page, so that a guest can return to it.
     key = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -52,12 +52,13 @@ class Order(models.Model):
     email = models.EmailField()
     total = models.DecimalField(max_digits=8, decimal_places=2)
     currency = models.CharField(max_length=3)
-    # Affiliations: whom the order is credited to, whoever's request it is saved in.
+    # Affiliations: the visitor to whom the order is credited, whichever request saves it.
     affiliate_visitor = models.ForeignKey(
         "affiliations.Visitor",
         on_delete=models.SET_NULL,
         null=True,
         blank=True,
+        editable=False,
         related_name="+",
     )
     created_on = models.DateTimeField(auto_now_add=True)
@@ -76,7 +77,7 @@ class Order(models.Model):
         return reverse("store:order", args=[self.key])
 
     def record_payment(self, payment_id: str) -> bool:
-        """Mark the order paid and send `order_paid`; return `False` if that had been done."""
+        """Mark the order paid and send `order_paid`; return `False` if it was paid before."""
         with transaction.atomic():
             unpaid = Order.objects.filter(pk=self.pk, paid_on=None)
             if not unpaid.update(paid_on=timezone.now(), payment_id=payment_id):
@@ -86,7 +87,7 @@ class Order(models.Model):
         return True
 
     def record_refund(self) -> bool:
-        """Mark the order refunded and send `order_refunded`; return `False` if that was done."""
+        """Mark a paid order refunded and send `order_refunded`; return `False` if not possible."""
         with transaction.atomic():
             paid = Order.objects.filter(pk=self.pk, paid_on__isnull=False, refunded_on=None)
             if not paid.update(refunded_on=timezone.now()):
@@ -97,7 +98,7 @@ class Order(models.Model):
 
 
 class NewsletterReader(models.Model):
-    """Somebody who gets the shop's letter, with an account or without."""
+    """A reader of the shop's newsletter, with or without an account."""
 
     email = models.EmailField(unique=True)
     since = models.DateTimeField(auto_now_add=True)

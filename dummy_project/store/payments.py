@@ -1,8 +1,8 @@
 """
-What passes between the shop and its payment provider.
+Signed messages between the shop and its payment provider.
 
-The shop sends the buyer to the provider with the order signed, so that nobody lowers the price on
-the way, and the provider reports the payment with a signed body, so that nobody else can.
+The shop signs the address to which it sends the buyer, so that the price cannot be changed. The
+provider signs its notices, so that the shop can verify the sender.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def sign(message: bytes) -> str:
 
 
 def is_signed(message: bytes, signature: str) -> bool:
-    """Tell whether the provider signed this message."""
+    """Return whether the provider signed this message."""
     return hmac.compare_digest(sign(message).encode(), signature.encode())
 
 
 def checkout_url(order: Order, return_url: str) -> str:
-    """Return the provider's page at which the buyer pays this order."""
+    """Return the address of the provider's page on which the buyer pays for this order."""
     checkout = urlencode(
         {
             "order": order.pk,

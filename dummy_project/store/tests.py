@@ -1,4 +1,4 @@
-"""What the shop promises its customers, its payment provider and its partners."""
+"""Tests of the shop: customers, payment webhooks and partners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from store.payments import SIGNATURE_HEADER, checkout_url, sign
 
 
 class ShopTestCase(TestCase):
-    """A shop with one tea, and a partner who earns ten per cent of each order that is paid."""
+    """A shop with one tea, and a partner who earns ten per cent of each paid order."""
 
     product: Product
     partner: Partner
@@ -43,7 +43,7 @@ class ShopTestCase(TestCase):
         )
 
     def place_order(self) -> Order:
-        """Order a tea as whoever this client is."""
+        """Order a tea with the test client."""
         url = self.product.get_absolute_url()
         self.client.post(url, {"email": "reader@reader.example"})
         return Order.objects.latest("pk")
@@ -74,12 +74,12 @@ class OrderTests(ShopTestCase):
         assert self.place_order().affiliate_visitor is None
 
     def test_an_order_without_a_usable_email_is_refused(self) -> None:
-        response = self.client.post(self.product.get_absolute_url(), {"email": "nobody"})
+        response = self.client.post(self.product.get_absolute_url(), {"email": "not-an-address"})
         self.assertContains(response, "Enter a valid email address.")
         assert not Order.objects.exists()
 
     def test_my_orders_are_mine(self) -> None:
-        self.client.force_login(User.objects.create_user("somebody"))
+        self.client.force_login(User.objects.create_user("other-reader"))
         theirs = self.place_order()
         self.client.force_login(User.objects.create_user("reader"))
         mine = self.place_order()
@@ -99,10 +99,10 @@ class OrderTests(ShopTestCase):
 
 
 class PaymentWebhookTests(ShopTestCase):
-    """The payment provider."""
+    """The webhook for the payment provider."""
 
     def setUp(self) -> None:
-        """Have an order, placed by a visitor of the partner."""
+        """Place an order as a visitor of the partner."""
         self.visitor = start_referral(self.client, self.partner, click_id="42")
         self.order = self.place_order()
         self.client.logout()
@@ -113,7 +113,7 @@ class PaymentWebhookTests(ShopTestCase):
         return self.knock(body, sign(body) if signature is None else signature)
 
     def notice(self, **changes: object) -> dict[str, object]:
-        """Return what the provider says of the order."""
+        """Return the provider's notice about the order."""
         notice: dict[str, object] = {
             "event": "paid",
             "payment_id": "pay_1",
@@ -139,7 +139,7 @@ class PaymentWebhookTests(ShopTestCase):
         assert self.notify().status_code == 200
         self.assertContains(self.client.get(self.order.get_absolute_url()), "it is paid")
 
-    def test_a_payment_approves_what_the_partner_earns(self) -> None:
+    def test_a_payment_approves_the_conversion(self) -> None:
         assert Conversion.objects.get().status == Conversion.Status.PENDING
         self.notify()
         conversion = Conversion.objects.get()
@@ -148,7 +148,7 @@ class PaymentWebhookTests(ShopTestCase):
         assert conversion.reference == str(self.order.pk)
         assert (conversion.payout, conversion.payout_currency) == (Decimal("1.20"), "EUR")
 
-    def test_a_refund_marks_the_order_and_takes_back_what_was_earned(self) -> None:
+    def test_a_refund_marks_the_order_and_rejects_the_conversion(self) -> None:
         self.notify()
         assert self.notify(event="refunded").status_code == 200
         self.assertContains(self.client.get(self.order.get_absolute_url()), "on its way back")
@@ -161,7 +161,7 @@ class PaymentWebhookTests(ShopTestCase):
         assert Conversion.objects.get().status == Conversion.Status.REJECTED
 
     @record_callbacks(kwarg_name="callbacks")
-    def test_the_partner_is_told_of_each_step_once(self, callbacks: Any) -> None:
+    def test_the_partner_is_notified_of_each_step_once(self, callbacks: Any) -> None:
         start_referral(self.client, self.partner, click_id="43")
         self.order = self.place_order()
         for event in ("paid", "paid", "refunded", "refunded", "paid"):
@@ -214,10 +214,10 @@ class PaymentWebhookTests(ShopTestCase):
 
 
 class NewsletterTests(ShopTestCase):
-    """The letter."""
+    """The newsletter."""
 
     def order(self, email: str) -> Any:
-        """Ask for the letter."""
+        """Order the newsletter."""
         return self.client.post(reverse("store:newsletter"), {"email": email}, follow=True)
 
     def test_somebody_asks_for_the_letter_on_the_first_page(self) -> None:
@@ -231,7 +231,7 @@ class NewsletterTests(ShopTestCase):
         assert NewsletterReader.objects.count() == 1
 
     def test_an_address_that_is_none_is_refused(self) -> None:
-        self.assertContains(self.order("nobody"), "Enter a valid email address.")
+        self.assertContains(self.order("not-an-address"), "Enter a valid email address.")
         assert not NewsletterReader.objects.exists()
 
     def test_a_reader_whom_a_partner_sent_is_counted_once(self) -> None:

@@ -1,4 +1,4 @@
-"""The pages of the shop, and the door at which its payment provider knocks."""
+"""The pages of the shop, and the webhook for its payment provider."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from affiliations import visitors
+from affiliations.tracking import current_visitor
 from store import payments
 from store.forms import EmailForm, SignUpForm
 from store.models import NewsletterReader, Order, Product
@@ -35,22 +35,22 @@ def product_page(request: HttpRequest, slug: str) -> HttpResponse:
             email=form.cleaned_data["email"],
             total=product.price,
             currency=product.currency,
-            # Affiliations: whom this order is credited to, now and when the payment arrives.
-            affiliate_visitor=visitors.current(request),
+            # Affiliations: the visitor to credit, now and when the payment arrives.
+            affiliate_visitor=current_visitor(request),
         )
         return redirect(order)
     return render(request, "store/product.html", {"product": product, "form": form})
 
 
 def order_page(request: HttpRequest, key: str) -> HttpResponse:
-    """Show an order, whether it is paid, and whether the money went back."""
+    """Show an order and whether it is paid or refunded."""
     order = get_object_or_404(Order.objects.select_related("product"), key=key)
     pay_url = payments.checkout_url(order, request.build_absolute_uri(order.get_absolute_url()))
     return render(request, "store/order.html", {"order": order, "pay_url": pay_url})
 
 
 def order_list(request: HttpRequest) -> HttpResponse:
-    """Show the orders of whoever is logged in."""
+    """Show the orders of the logged-in user."""
     if not request.user.is_authenticated:
         return redirect_to_login(request.path)
     orders = request.user.orders.select_related("product")
@@ -58,7 +58,7 @@ def order_list(request: HttpRequest) -> HttpResponse:
 
 
 def newsletter(request: HttpRequest) -> HttpResponse:
-    """Send somebody the letter from now on; the answer does not tell who gets it already."""
+    """Add a reader of the newsletter; the response does not reveal existing readers."""
     form = _email_form(request)
     if form.is_valid():
         NewsletterReader.objects.get_or_create(email=form.cleaned_data["email"])
@@ -68,7 +68,7 @@ def newsletter(request: HttpRequest) -> HttpResponse:
 
 
 def sign_up(request: HttpRequest) -> HttpResponse:
-    """Open an account and log its owner in."""
+    """Create an account and log the user in."""
     form = SignUpForm(request.POST or None)
     if form.is_valid():
         user = form.save()
@@ -82,10 +82,10 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 @require_POST
 def payment_webhook(request: HttpRequest) -> HttpResponse:
     """
-    Take the payment provider's word that an order is paid, or that the money went back.
+    Record the payment provider's notice that an order was paid or refunded.
 
-    The request is the provider's: it has no session of the buyer and no visitor. A provider repeats
-    itself until it hears 200, so the same notice may arrive any number of times and counts once.
+    The request comes from the provider: it has no session of the buyer and no visitor. A provider
+    repeats a notice until it receives status 200, so the same notice may arrive many times.
     """
     if not payments.is_signed(request.body, request.headers.get(payments.SIGNATURE_HEADER, "")):
         return JsonResponse({"error": "The signature is wrong."}, status=403)
@@ -95,21 +95,21 @@ def payment_webhook(request: HttpRequest) -> HttpResponse:
         paid = (str(notice["amount"]), str(notice["currency"]))
         is_refund = {"paid": False, "refunded": True}[notice["event"]]
     except (ValueError, KeyError, TypeError):
-        return JsonResponse({"error": "This is no payment."}, status=400)
+        return JsonResponse({"error": "This is not a payment notice."}, status=400)
     order = get_object_or_404(Order, pk=order_number)
     if paid != (str(order.total), order.currency):
-        return JsonResponse({"error": "The order costs something else."}, status=400)
-    # A refund may overtake the notice of its payment, and says as much.
+        return JsonResponse({"error": "The amount does not match the order."}, status=400)
+    # The notice of a refund may arrive before that of its payment, so record the payment as well.
     news = order.record_payment(payment_id)
     order.refresh_from_db()
     if order.payment_id != payment_id:
-        return JsonResponse({"error": "Another payment has paid the order."}, status=409)
+        return JsonResponse({"error": "The order was paid by another payment."}, status=409)
     if is_refund:
         news = order.record_refund()
     return JsonResponse({"order": order.pk, "news": news})
 
 
 def _email_form(request: HttpRequest) -> EmailForm:
-    """Make the form that asks for an address, with that of whoever is logged in."""
+    """Return the form for an e-mail address, filled with that of the logged-in user."""
     known = request.user.email if request.user.is_authenticated else ""
     return EmailForm(request.POST or None, initial={"email": known})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from tests.testapp.models import Order
@@ -58,3 +61,41 @@ def something(request: HttpRequest) -> HttpResponse:
 async def asomething(request: HttpRequest) -> HttpResponse:
     await something_happened.asend(sender=None, request=request)
     return HttpResponse("something")
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    """Place an order while the answer is sent."""
+
+    def parts() -> Iterator[str]:
+        yield "begun "
+        yield str(Order.objects.create(note="streamed").pk)
+
+    return StreamingHttpResponse(parts())
+
+
+async def astream(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[str]:
+        yield "begun "
+        yield str((await Order.objects.acreate(note="streamed")).pk)
+
+    return StreamingHttpResponse(parts())
+
+
+queued: asyncio.Queue[str] = asyncio.Queue()
+workers: list[asyncio.Task[None]] = []
+
+
+async def aqueue(request: HttpRequest) -> HttpResponse:
+    """Let a background task, which the first request begins, place the order."""
+
+    async def work() -> None:
+        while True:
+            await Order.objects.acreate(note=await queued.get())
+            queued.task_done()
+
+    if not workers:
+        workers.append(asyncio.create_task(work()))
+        return HttpResponse("begun")
+    await queued.put("queued")
+    await queued.join()
+    return HttpResponse("placed")

@@ -1,92 +1,120 @@
-"""Approve the conversions whose time has come, and send the callbacks that are due."""
-
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import close_old_connections
 
-from affiliations import decisions
-from affiliations.callbacks.delivery import CONCURRENCY, PER_PARTNER, Courier, Summary
+from affiliations import retries
+from affiliations.callbacks.slots import CONCURRENCY, PER_PARTNER
+from affiliations.callbacks.worker import DeliveryWorker, Summary
+from affiliations.conf import settings
+from affiliations.management import ProgressCommand
+
+logger = logging.getLogger("affiliations")
 
 
-class Command(BaseCommand):
-    """Approve and send once, as from cron, or for ever, as under a supervisor."""
-
+class Command(ProgressCommand):
     help = (
-        "Approve the conversions whose time has come, and send the callbacks that are due: new "
-        "ones, retries, and what a dead worker left."
+        "Approves conversions whose hold period has ended, and sends all due callbacks, including "
+        "retries and callbacks of a worker that died. Also tries again what triggers could not do "
+        "because of the database."
     )
 
-    #: Seconds between two looks for what is due.
+    #: Seconds between two searches for due callbacks.
     POLL = 1.0
+    #: Seconds between two lines of the log.
+    LOG_EVERY = 60.0
+
+    _logged_at = float("-inf")
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Say what the command line knows."""
         parser.add_argument(
-            "--loop", action="store_true", help="Go on until SIGTERM, looking each second."
+            "--loop",
+            action="store_true",
+            help="Run until stopped, and look for due callbacks every second.",
         )
         parser.add_argument(
             "--concurrency",
             type=int,
             default=CONCURRENCY,
-            help=f"How many partners to talk to at once; {CONCURRENCY} by default, "
-            f"and never more than {PER_PARTNER} times the same.",
+            help=f"Maximum number of simultaneous calls, of which at most {PER_PARTNER} go to one "
+            f"partner. Defaults to {CONCURRENCY}.",
         )
-        parser.add_argument("--limit", type=int, help="Make at most so many attempts.")
-
+        parser.add_argument("--limit", type=int, help="Stop after this number of attempts.")
         parser.add_argument(
-            "--seconds", type=float, help="End after so long at the latest, such as 50 from cron."
+            "--seconds",
+            type=float,
+            help="Stop after this number of seconds. Use 50 to run the command every minute from "
+            "cron.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Deliver, and say how many."""
         limit, seconds = options["limit"], options["seconds"]
         if options["concurrency"] < 1 or (limit is not None and limit < 1):
             raise CommandError("--concurrency and --limit must be 1 or more.")
         if seconds is not None and (options["loop"] or not seconds > 0):
-            raise CommandError("--seconds must be above 0, and does not go with --loop.")
-        courier = Courier(concurrency=options["concurrency"])
-        # A queue and no event: a signal may arrive while the lock of an event is held.
+            raise CommandError("--seconds must be greater than 0, and cannot be used with --loop.")
+        if not settings.send_callbacks:
+            self.stderr.write("AFFILIATE_SEND_CALLBACKS is False: no callback is sent.")
+        worker = DeliveryWorker(concurrency=options["concurrency"])
+        # Not an event: a signal may arrive while its lock is held.
         woken: SimpleQueue[None] = SimpleQueue()
 
         def stop(number: int, frame: object) -> None:
-            courier.stop()
+            worker.stop()
             woken.put(None)
 
+        def rest() -> None:
+            self._report(worker.summary)
+            self._rest(woken)
+
+        if options["loop"] and not self.stdout.isatty():
+            self._log_to_stdout()
         with _signals(stop):
-            summary = courier.run(
+            summary = worker.run(
                 limit=limit,
                 seconds=float("inf") if seconds is None else seconds,
-                meanwhile=decisions.approve_in_batches,
-                rest=(lambda: self._rest(woken)) if options["loop"] else None,
-                progress=self._show if self.stdout.isatty() else lambda summary: None,
+                meanwhile=retries.due_work,
+                rest=rest if options["loop"] else None,
+                progress=self._report,
             )
-        if self.stdout.isatty():
-            self.stdout.write()
+        self.end_line()
         self.stdout.write(f"{summary.delivered} delivered, {summary.failed} failed.")
+
+    def _log_to_stdout(self) -> None:
+        """Log for the supervisor, unless the host has said where to."""
+        if not logger.hasHandlers():
+            handler = logging.StreamHandler(self.stdout)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+
+    def _report(self, now: Summary) -> None:
+        """Show the numbers: on a terminal at once, in the log once a minute."""
+        numbers = f"{now.delivered} delivered, {now.failed} failed"
+        self.show(numbers)
+        if time.monotonic() - self._logged_at >= self.LOG_EVERY:
+            self._logged_at = time.monotonic()
+            logger.info("%s.", numbers)
 
     def _rest(self, woken: SimpleQueue[None]) -> None:
         close_old_connections()
         with suppress(Empty):
             woken.get(timeout=self.POLL)
 
-    def _show(self, summary: Summary) -> None:
-        line = f"\r{summary.delivered} delivered, {summary.failed} failed"
-        self.stdout.write(line, ending="")
-        self.stdout.flush()
-
 
 @contextmanager
 def _signals(stop: Callable[[int, object], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call ``stop``, where this is the thread that they come to."""
+    """Let SIGTERM and SIGINT call ``stop``, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,5 +1,3 @@
-"""Remove what is kept long enough, and what somebody does not want to be kept."""
-
 from __future__ import annotations
 
 from argparse import ArgumentParser
@@ -7,110 +5,116 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from affiliations import privacy
-from affiliations.callbacks import retention
-from affiliations.management.accounts import account
+from affiliations import db, privacy
+from affiliations.callbacks import maintenance
+from affiliations.management import ProgressCommand, find_user
+from affiliations.models import RecentFilteredClick, SentForm
+
+#: The age in days at which the token of a form that was sent is removed.
+SENT_FORM_DAYS = 7
+#: The age in days at which a recent filtered click is removed.
+FILTERED_CLICK_DAYS = 90
 
 
-class Command(BaseCommand):
-    """Remove delivered callbacks, expired visitors, and what is kept of one person."""
-
+class Command(ProgressCommand):
     help = (
-        "Remove callbacks that were delivered long ago, and their attempts; never one still due. "
-        "Or, and only where it is asked for, visitors of whom nothing came, and what is kept of "
-        "one person."
+        "Removes old delivered callbacks with their attempts. Can also remove old visitors "
+        "without a conversion, and erase the personal data of one user."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Say what the command line knows."""
         parser.add_argument(
             "--days",
             type=int,
-            help=f"How long delivered callbacks are kept; {retention.DAYS} by default, where "
-            "nothing else is asked for.",
+            help="Remove callbacks that were delivered more than this number of days ago. Defaults "
+            f"to {maintenance.DAYS}, unless another kind of data is selected.",
         )
         parser.add_argument(
             "--visitors-older-than",
             type=int,
             metavar="DAYS",
-            help="Remove the visitors who came longer ago, whose window is over and who had no "
-            "conversion; reports keep their number.",
+            help="Remove visitors who came more than this number of days ago, have no conversion "
+            "and are outside the attribution window. Reports still count their clicks.",
         )
         parser.add_argument(
             "--user",
-            help="Blank what is kept of this user, by name or key; references and money stay.",
+            help="Erase the personal data of the user with this name or primary key. References "
+            "and payouts are kept.",
         )
-        parser.add_argument("--batch", type=int, default=retention.BATCH, help="Rows at a time.")
-        parser.add_argument("--dry-run", action="store_true", help="Count, and remove nothing.")
+        parser.add_argument(
+            "--batch",
+            type=int,
+            default=maintenance.BATCH,
+            help=f"Rows per transaction. Defaults to {maintenance.BATCH}.",
+        )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Print how many rows would be removed or erased, without changing any.",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Remove in batches what is asked for, and say how much."""
         days, age, user = (options[name] for name in ("days", "visitors_older_than", "user"))
         ages = (days or 0, age or 0)
         if not 0 <= min(ages) <= max(ages) <= 36_500 or options["batch"] < 1:
             raise CommandError(
-                "--days and --visitors-older-than must be 0 to 36500, --batch 1 or more."
+                "--days and --visitors-older-than must be from 0 to 36500, and --batch must be 1 "
+                "or more."
             )
         if days is None and age is None and user is None:
-            days = retention.DAYS
+            days = maintenance.DAYS
+        batch, dry_run = options["batch"], options["dry_run"]
         if user is not None:
-            self._blank(user, options["batch"], dry_run=options["dry_run"])
+            self._blank(user, batch, dry_run=dry_run)
         if age is not None:
-            self._purge_visitors(_ago(age), options["batch"], dry_run=options["dry_run"])
+            before = _ago(age)
+            batches = privacy.purge(before, batch=batch)
+            self._purge("visitors", privacy.expired(before), batches, dry_run=dry_run)
         if days is not None:
-            self._purge_callbacks(_ago(days), options["batch"], dry_run=options["dry_run"])
+            before = _ago(days)
+            batches = maintenance.purge(before, batch=batch)
+            rows = [maintenance.delivered_before(before)]
+            self._purge("delivered callbacks", rows, batches, dry_run=dry_run)
+        if not dry_run:
+            # Few, and of no interest to anybody.
+            alias = db.write_alias()
+            SentForm.objects.using(alias).filter(sent_on__lt=_ago(SENT_FORM_DAYS)).delete()
+            filtered = RecentFilteredClick.objects.using(alias)
+            filtered.filter(clicked_on__lt=_ago(FILTERED_CLICK_DAYS)).delete()
 
-    def _blank(self, named: str, batch: int, *, dry_run: bool) -> None:
-        user = account(named)
+    def _blank(self, name: str, batch: int, *, dry_run: bool) -> None:
+        user = find_user(name)
         if dry_run:
-            found = privacy.traces(user)
+            found = privacy.personal_data(user)
             self.stdout.write(
-                f"{found.visitors} visitors and {found.callbacks} callbacks would be blanked."
+                f"Personal data of {found.visitors} visitors and {found.callbacks} callbacks would "
+                "be erased."
             )
             return
         done = privacy.blank(
-            user, batch=batch, progress=lambda done: self._show(f"{done.rows} blanked")
+            user, batch=batch, progress=lambda done: self.show(f"{done.rows} rows changed")
         )
-        self._end()
-        self.stdout.write(f"{done.visitors} visitors and {done.callbacks} callbacks blanked.")
-        if left := privacy.traces(user).callbacks:
-            self.stdout.write(f"{left} are being sent at this moment: run it again in a minute.")
+        self.end_line()
+        self.stdout.write(
+            f"Erased personal data of {done.visitors} visitors and {done.callbacks} callbacks."
+        )
+        if left := privacy.personal_data(user).callbacks:
+            self.stdout.write(
+                f"Skipped {left} callbacks that are being sent. Run the command again in a minute."
+            )
 
-    def _purge_visitors(self, before: datetime, batch: int, *, dry_run: bool) -> None:
+    def _purge(
+        self, name: str, rows: Iterable[QuerySet[Any]], batches: Iterable[int], *, dry_run: bool
+    ) -> None:
         if dry_run:
-            count = sum(visitors.count() for visitors in privacy.expired(before))
-            self.stdout.write(f"{count} visitors would be removed.")
-            return
-        removed = self._sum(privacy.purge(before, batch=batch))
-        self.stdout.write(f"{removed} visitors removed.")
-
-    def _purge_callbacks(self, before: datetime, batch: int, *, dry_run: bool) -> None:
-        if dry_run:
-            count = retention.delivered_before(before).count()
-            self.stdout.write(f"{count} delivered callbacks would be removed.")
-            return
-        removed = self._sum(retention.purge(before, batch=batch))
-        self.stdout.write(f"{removed} delivered callbacks removed.")
-
-    def _sum(self, batches: Iterable[int]) -> int:
-        removed = 0
-        for batch in batches:
-            removed += batch
-            self._show(f"{removed} removed")
-        self._end()
-        return removed
-
-    def _show(self, progress: str) -> None:
-        """Count on a terminal, where somebody waits."""
-        if self.stdout.isatty():
-            self.stdout.write(f"\r{progress}", ending="")
-
-    def _end(self) -> None:
-        if self.stdout.isatty():
-            self.stdout.write()
+            count = sum(some.count() for some in rows)
+            self.stdout.write(f"{count} {name} would be removed.")
+        else:
+            self.stdout.write(f"{self.sum(batches, 'removed')} {name} removed.")
 
 
 def _ago(days: int) -> datetime:

@@ -1,5 +1,3 @@
-"""Give a partner a new signing secret."""
-
 from __future__ import annotations
 
 from argparse import ArgumentParser
@@ -11,17 +9,13 @@ from affiliations.models import Partner
 
 
 class Command(BaseCommand):
-    """Replace the secret and print the new one."""
-
-    help = "Replace the secret that a partner's callbacks are signed with, and print the new one."
+    help = "Replaces the signing secret of a partner, and prints the new secret."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Say what the command line knows."""
         parser.add_argument("uid", help="The uid of the partner.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Replace the secret of one partner."""
         partner = Partner.objects.by_uid(options["uid"].encode())
         if partner is None:
-            raise CommandError(f"There is no partner {options['uid']!r}.")
+            raise CommandError(f"Partner {options['uid']!r} does not exist.")
         self.stdout.write(partner.replace_signing_secret())

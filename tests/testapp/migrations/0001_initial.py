@@ -59,6 +59,7 @@ class Migration(migrations.Migration):
                     "affiliate_visitor",
                     models.ForeignKey(
                         blank=True,
+                        editable=False,
                         null=True,
                         on_delete=django.db.models.deletion.SET_NULL,
                         related_name="+",

@@ -1,4 +1,4 @@
-"""Start the demo, or let it play its story by itself."""
+"""Start the demo, or play its story automatically."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from demo.story import StepFailed, Story, describe, received_by
 GUIDE = """
   The shop       {shop}
   The partner    {partner}
-  The payments   {payments}
+  The provider   {payments}
   The Admin      {shop}admin/    name {name}, password {password}
-  Their numbers  {page}
+  Partner page   {page}
 
 Try this:
-  1. Open the partner's site in your browser and follow a link to the shop. The shop says whose
-     reader you are. (Robots are not counted, and curl and headless browsers are taken for such.)
-  2. Sign up, ask for the newsletter, order a tea, and pay it at the payment provider.
+  1. Open the partner's site in your browser and follow a link to the shop. The shop shows which
+     partner you came from. (Clicks by crawlers, curl and headless browsers are filtered.)
+  2. Sign up, order the newsletter, order a tea, and pay for it at the payment provider.
   3. Watch the partner receive a callback each time, here or at {partner}desk/
-  4. Refund the payment at {payments} and the partner hears that nothing is earned.
+  4. Refund the payment at {payments} and the partner receives a rejection.
   5. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
-  6. Open the partner's own page under "Their numbers": it is what they see of all this.
+  6. Open the "Partner page" above to see what the partner sees.
 
 {database}
 The sites write their logs to {logs}
@@ -43,7 +43,7 @@ Ctrl-C stops everything.
 
 
 def port(value: str) -> int:
-    """Read a port from the command line."""
+    """Parse a port of the command line."""
     if value.isdigit() and 0 < int(value) < 65536:
         return int(value)
     raise ArgumentTypeError(f"{value} is not a port")
@@ -53,48 +53,48 @@ class Command(BaseCommand):
     """`manage.py demo`."""
 
     help = (
-        "Starts the shop, a partner's site and a payment provider, each in a process of its own, "
-        "and prints what to try. With --once it plays the whole story by itself and checks it."
+        "Starts the shop, a partner's site and a payment provider, each in its own process, and "
+        "prints what to try. With --once it plays the whole story automatically and checks it."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add the options."""
+        """Add the command's options."""
         parser.add_argument(
             "--once",
             action="store_true",
             help=(
-                "play the story over HTTP, check each step, and end; with a temporary database, or "
-                "with an empty one that SHOP_DATABASE names"
+                "play the story over HTTP, check each step, and exit; uses a temporary database, "
+                "or the empty database named by SHOP_DATABASE"
             ),
         )
         for site, usual in (("shop", 8000), ("partner", 8001), ("payment", 8002)):
             parser.add_argument(
                 f"--{site}-port",
                 type=port,
-                help=f"the port of the {site} site; else {usual} or, if that is taken, a free one",
+                help=f"the port of the {site} site; {usual} by default, or a free one if taken",
             )
         parser.add_argument(
             "--partner-status",
             type=int,
             default=200,
             metavar="STATUS",
-            help="what the partner's site answers callbacks with: 503 is a partner with a fault",
+            help="the status of the partner's responses to callbacks, such as 503 for an error",
         )
         parser.add_argument(
             "--patience",
             type=float,
             default=30,
             metavar="SECONDS",
-            help="how long a site or a step may take (%(default)s)",
+            help="the maximum time for a site to start and for a step (%(default)s)",
         )
 
     def handle(self, **options: Any) -> None:
-        """Start the sites, play or wait, and stop them."""
+        """Start the sites, play the story or wait, and stop the sites."""
         signal.signal(signal.SIGINT, _interrupted)
         signal.signal(signal.SIGTERM, _terminated)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
-            # Close before the folder goes, or Windows would not let it go.
+            # Close the file before its directory is removed; Windows requires it.
             stack.callback(connection.close)
             if options["once"] and "SHOP_DATABASE" not in os.environ:
                 _use_database(str(folder / "once.sqlite3"))
@@ -118,7 +118,7 @@ class Command(BaseCommand):
     def _play(self, shop: Site, partner: Site, provider: Site, patience: float) -> None:
         story = Story(shop, partner, provider, say=self._say, patience=patience)
         story.play()
-        self._say(self.style.SUCCESS("The whole story happened as it should."))
+        self._say(self.style.SUCCESS("All steps had the expected results."))
 
     def _wait(self, shop: Site, partner: Site, provider: Site, folder: Path) -> None:
         """Print the guide, and then each callback as the partner receives it."""
@@ -129,18 +129,18 @@ class Command(BaseCommand):
             name=deal.ADMIN_NAME,
             password=deal.ADMIN_PASSWORD,
             page=deal.page_of_partner(shop.url),
-            database=f"The shop keeps its data in {connection.settings_dict['NAME']}",
+            database=f"The shop's database is {connection.settings_dict['NAME']}",
             logs=folder,
         )
         self._say(guide)
-        told = 0
+        printed = 0
         while True:
             for site in (shop, partner, provider):
                 site.check()
             received = received_by(partner, timeout=30)
-            for callback in received[told:]:
+            for callback in received[printed:]:
                 self._say(f"The partner received: {describe(callback)}")
-            told = len(received)
+            printed = len(received)
             time.sleep(1)
 
     def _say(self, line: str) -> None:
@@ -149,30 +149,30 @@ class Command(BaseCommand):
 
 
 def _interrupted(*_: object) -> None:
-    """Stop once: a second Ctrl-C, such as tox passes on, must not keep the sites running."""
+    """Stop once; ignore a second Ctrl-C, such as tox sends, which would leave sites running."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _terminated(*_: object) -> None:
-    """Stop the sites, too, when a supervisor ends the demo."""
+    """Stop the sites as well when a supervisor stops the demo."""
     sys.exit(128 + signal.SIGTERM)
 
 
 def _use_database(path: str) -> None:
-    """Point this process to another database file, as Django's test runner does."""
+    """Use another database file in this process, as Django's test runner does."""
     connection.close()
     connection.settings_dict["NAME"] = path
 
 
 def _sites(options: dict[str, Any], folder: Path) -> tuple[Site, Site, Site]:
-    """Describe the three sites, none of them started, and agree with the partner."""
+    """Return the three sites, not started yet, and create the partner."""
 
     def choose(site: str, usual: int) -> int:
         wanted = options[f"{site}_port"]
         chosen = free_port(wanted or (0 if options["once"] else usual))
         if wanted and chosen != wanted:
-            raise CommandError(f"Port {wanted} is taken. Without --{site}-port I find a free one.")
+            raise CommandError(f"Port {wanted} is taken. Omit --{site}-port to use a free one.")
         return chosen
 
     shop_port, partner_port, payment_port = (

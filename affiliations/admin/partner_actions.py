@@ -1,0 +1,385 @@
+"""The pages of a partner: links, test link, secret, removal of clicks, stop for fraud."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urlsplit
+
+from django import forms
+from django.conf import settings as django_settings
+from django.contrib import messages
+from django.contrib.admin.utils import label_for_field
+from django.contrib.admin.widgets import AdminTextInputWidget
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpResponseRedirect, JsonResponse
+from django.http.request import split_domain_port, validate_host
+from django.urls import NoReverseMatch, get_script_prefix, path, reverse
+from django.utils.encoding import iri_to_uri
+from django.utils.formats import date_format, number_format
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from affiliations import privacy
+from affiliations.admin.base import may_view
+from affiliations.admin.pages import ObjectViewsMixin, ReasonForm, object_view
+from affiliations.admin.report_form import DayField
+from affiliations.admin.subscription_warnings import INACTIVE
+from affiliations.conf import settings
+from affiliations.conversions.decisions import stop_for_fraud
+from affiliations.dates import Period, today
+from affiliations.exceptions import Reason
+from affiliations.models import Callback, Conversion, Partner, Visitor
+from affiliations.models.visitor import MAX_CLICK_ID
+from affiliations.tracking import visitors
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+_MAX_TESTS = 10
+#: The number of clicks after which a request removes no more, since a server limits its time.
+_REMOVED_AT_ONCE = 20_000
+#: What to do if a test link did not count.
+_ADVICE: dict[str, Any] = {
+    Reason.TEST_EXPIRED: _("Create a new link."),
+    Reason.TEST_USED: _("Each link makes one test. Create a new link."),
+    Reason.OPEN_REFERRAL: _("Open the link in a private window."),
+    Reason.NO_CONSENT: _("Open the link again, and agree to be tracked."),
+}
+
+
+class LinkForm(forms.Form):
+    """Asks for the landing page of a tracking link, and for the network's macro."""
+
+    page = forms.CharField(
+        label=_("landing page"),
+        max_length=2048,
+        required=False,
+        widget=AdminTextInputWidget,
+        help_text=_("Any page of this site, as a path or a full URL."),
+    )
+    click_id = forms.CharField(
+        label=_("click id"),
+        max_length=MAX_CLICK_ID,
+        required=False,
+        widget=AdminTextInputWidget,
+        help_text=_("The network’s macro for its click id, such as {clickid}."),
+    )
+
+    def __init__(self, request: HttpRequest, data: Any) -> None:
+        self.request = request
+        super().__init__(data)
+
+    def clean_page(self) -> str:
+        """Return the absolute URL of a page of this site."""
+        page = self.cleaned_data["page"].strip() or get_script_prefix()
+        try:
+            parts = urlsplit(page)
+            host, scheme = parts.netloc, parts.scheme
+        except ValueError as error:
+            raise forms.ValidationError(
+                _("Enter a path, such as /shoes/, or a full URL.")
+            ) from error
+        if not host and not scheme:
+            relative = page if page.startswith("/") else f"/{page}"
+            return self.request.build_absolute_uri(relative)
+        if scheme not in ("http", "https") or not self._is_own(host):
+            raise forms.ValidationError(
+                _("This page is not on this site. Enter a path, such as /shoes/.")
+            )
+        return str(iri_to_uri(page))
+
+    def _is_own(self, host: str) -> bool:
+        """
+        Tell whether a host belongs to this site.
+
+        ``*`` in ``ALLOWED_HOSTS`` does not say which hosts do; the host of the request does. A user
+        name before the host is refused, since it may imitate a host of this site.
+        """
+        if host == self.request.get_host():
+            return True
+        patterns = [pattern for pattern in django_settings.ALLOWED_HOSTS if pattern != "*"]
+        return "@" not in host and validate_host(split_domain_port(host)[0], patterns)
+
+
+class FullLinkForm(LinkForm):
+    """Asks for the sub ids too."""
+
+    def __init__(self, request: HttpRequest, data: Any) -> None:
+        super().__init__(request, data)
+        for number, _key in enumerate(settings.sub_id_keys, start=1):
+            label = gettext("sub id %(number)s") % {"number": number}
+            self.fields[f"sub{number}"] = forms.CharField(
+                label=label, max_length=255, required=False, widget=AdminTextInputWidget
+            )
+
+    def link(self, partner: Partner) -> str:
+        """Return the link, or the link to the home page while the form is invalid."""
+        if not self.is_valid():
+            return partner.link(self.request.build_absolute_uri(get_script_prefix()))
+        data = self.cleaned_data.copy()
+        return partner.link_with_macros(data.pop("page"), **data)
+
+
+class ReactivateForm(ReasonForm):
+    """Asks for the reason, and knows which stop the page showed."""
+
+    stopped_on = forms.CharField(widget=forms.HiddenInput)
+
+
+class DaysForm(forms.Form):
+    """Asks for the first and the last day of a period."""
+
+    since = DayField(label=_("From"))
+    until = DayField(label=_("To"))
+
+    def clean(self) -> None:
+        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
+        if since and until and until < since:
+            self.add_error("until", _("Choose an end date that is not before the start date."))
+
+    @property
+    def period(self) -> Period:
+        return Period(self.cleaned_data["since"], self.cleaned_data["until"])
+
+
+class PartnerPages(ObjectViewsMixin):
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.link_view)
+        url = path("<path:object_id>/link/", view, name="affiliations_partner_link")
+        return [url, *super().get_urls()]
+
+    def link_panel(self, request: HttpRequest, row: Partner) -> dict[str, Any]:
+        is_sent = {"page", "click_id"} & request.GET.keys()
+        form = FullLinkForm(request, request.GET if is_sent else {})
+        return {
+            "inactive": "" if row.active or row.is_stopped else INACTIVE,
+            "link": form.link(row),
+            "link_form": form,
+            "link_url": self.row_url(row, "link"),
+            "facts": [
+                (label_for_field(name, Partner), getattr(row, name))
+                for name in ("uid", "group", "email", "notes")
+                if getattr(row, name)
+            ],
+            "site_page": get_script_prefix(),
+            "lists": [
+                (
+                    f"{self.list_url(model)}?partner={row.uid}",
+                    model._meta.verbose_name_plural,
+                )
+                for model in (Visitor, Conversion, Callback)
+                if may_view(request, model) and self.admin_site.is_registered(model)
+            ],
+        }
+
+    def offers(self, name: str, row: Any) -> bool:
+        if name == "reactivate":
+            return bool(row.is_stopped)
+        return super().offers(name, row) and (name != "page_link" or _has_partner_pages())
+
+    def has_stop_permission(self, request: HttpRequest, obj: Partner | None = None) -> bool:
+        may_reject = request.user.has_perm("affiliations.change_conversion")
+        return may_reject and self.has_change_permission(request, obj)
+
+    def link_view(self, request: HttpRequest, object_id: str) -> JsonResponse:
+        """Return the link of an unsent form as JSON, for ``admin.js``."""
+        partner = self.get_object(request, object_id)
+        if not self.has_view_permission(request, partner):
+            raise PermissionDenied
+        if partner is None:
+            raise Http404
+        form = FullLinkForm(request, request.GET)
+        mistakes = [message for messages in form.errors.values() for message in messages]
+        return JsonResponse({"link": "" if mistakes else form.link(partner), "mistakes": mistakes})
+
+    @object_view(_("Try this deal"), stays=True)
+    def test_link(self, request: HttpRequest, partner: Partner) -> HttpResponse:
+        """Create a link whose visitor is a test, and show the latest links that were followed."""
+        form = LinkForm(request, request.POST if request.method == "POST" else None)
+        form.fields["click_id"].help_text = _(
+            "Any value, such as test-1. Some callback URLs need one."
+        )
+        link = ""
+        if form.is_valid():
+            page, click_id = form.cleaned_data["page"], form.cleaned_data["click_id"]
+            link = partner.test_link(page, click_id=click_id)
+            self.log_change(request, partner, gettext("Created a test link."))
+        followed = partner.followed_test_links.select_related("visitor__partner")
+        may_view_visitors = may_view(request, Visitor)
+        context = {
+            "form": form,
+            "submit": gettext("Create link"),
+            "link": link,
+            "needs_consent": settings.consent is not None,
+            "rival": visitors.real_referral(request),
+            "followed": [
+                (
+                    one,
+                    _ADVICE.get(one.reason, ""),
+                    self.link_url(one.visitor) if one.visitor and may_view_visitors else "",
+                )
+                for one in followed.order_by("-followed_on", "-pk")[:_MAX_TESTS]
+            ],
+            "triggers": partner.subscriptions.filter(active=True).order_by("pk"),
+        }
+        return self.row_response(request, partner, "test_link", context)
+
+    @object_view(_("Signing secret"), stays=True)
+    def secret(self, request: HttpRequest, partner: Partner) -> HttpResponse:
+        secret = ""
+        if "replace" in request.POST:
+            secret = partner.replace_signing_secret()
+            self.log_change(request, partner, gettext("Replaced the signing secret."))
+            text = gettext(
+                "Send the new secret to the partner now. For 24 hours callbacks are signed with "
+                "both secrets."
+            )
+            self.message_user(request, text)
+        elif "end" in request.POST:
+            partner.end_previous_secret()
+            text = gettext("Stopped using the old signing secret.")
+            return self.done(request, partner, text, "secret")
+        elif "show" in request.POST:
+            secret = partner.signing_secret
+            self.log_change(request, partner, gettext("Viewed the signing secret."))
+        return self.row_response(request, partner, "secret", {"secret": secret})
+
+    @object_view(_("Stop for fraud"), permission="stop")
+    def stop_for_fraud(self, request: HttpRequest, partner: Partner) -> HttpResponse:
+        form = ReasonForm(
+            request.POST if request.method == "POST" else None,
+            hint=_("Shown to the partner only if you create a new link to the partner page."),
+        )
+        if form.is_valid():
+            reason = form.cleaned_data["reason"]
+            count = stop_for_fraud(partner, reason=reason, by=request.user)  # type: ignore[arg-type] # signed in
+            text = ngettext(
+                "Stopped for fraud, %(count)s conversion rejected: %(reason)s",
+                "Stopped for fraud, %(count)s conversions rejected: %(reason)s",
+                count,
+            )
+            return self.done(request, partner, text % {"count": count, "reason": reason})
+        context = {
+            "form": form,
+            "pending": partner.conversions.pending().count(),
+            "waiting": partner.callbacks.queued().count(),
+        }
+        return self.row_response(request, partner, "stop_for_fraud", context)
+
+    def has_remove_clicks_permission(
+        self, request: HttpRequest, obj: Partner | None = None
+    ) -> bool:
+        may_delete = request.user.has_perm("affiliations.delete_visitor")
+        return may_delete and self.has_change_permission(request, obj)
+
+    @object_view(_("Remove clicks"), permission="remove_clicks", is_atomic=False, stays=True)
+    def remove_clicks(self, request: HttpRequest, partner: Partner) -> HttpResponse:
+        """Ask for a period, show how many clicks would be removed, and remove them."""
+        sent = request.POST if request.method == "POST" else request.GET
+        is_sent = bool({"since", "until"} & sent.keys()) or request.method == "POST"
+        form = DaysForm(sent if is_sent else None, initial={"since": today(), "until": today()})
+        context: dict[str, Any] = {"form": form}
+        if form.is_valid():
+            period = form.period
+            if request.method == "POST":
+                return self._remove_clicks(request, partner, period)
+            clicks = partner.visitors.filter(is_test=False, **period.within("referred_on")).count()
+            count = privacy.unconverted(partner, period).count()
+            context |= {
+                "count": count,
+                "facts": [
+                    (gettext("Partner"), f"{partner} ({partner.uid})"),
+                    (gettext("Period"), _days(period)),
+                    (gettext("Clicks"), number_format(clicks)),
+                    (gettext("Clicks that are removed"), number_format(count)),
+                    (gettext("Clicks that stay"), number_format(clicks - count)),
+                ],
+            }
+        return self.row_response(request, partner, "remove_clicks", context)
+
+    def _remove_clicks(
+        self, request: HttpRequest, partner: Partner, period: Period
+    ) -> HttpResponse:
+        count = 0
+        for removed in privacy.remove(partner, period):
+            count += removed
+            if count >= _REMOVED_AT_ONCE:
+                break
+        text = ngettext(
+            "Removed %(count)s click: %(period)s.", "Removed %(count)s clicks: %(period)s.", count
+        ) % {"count": number_format(count), "period": _days(period)}
+        if not privacy.unconverted(partner, period).exists():
+            return self.done(request, partner, text)
+        self.log_change(request, partner, text)
+        more = gettext("There are more. Remove them too.")
+        self.message_user(request, f"{text} {more}", messages.WARNING)
+        days = urlencode({"since": period.first, "until": period.last})
+        return HttpResponseRedirect(f"{self.row_url(partner, 'remove_clicks')}?{days}")
+
+    @object_view(_("Reactivate"), permission="stop")
+    def reactivate(self, request: HttpRequest, partner: Partner) -> HttpResponse:
+        shown = "" if partner.stopped_on is None else partner.stopped_on.isoformat()
+        form = ReactivateForm(
+            request.POST if request.method == "POST" else None,
+            hint=_("Kept in the history. The partner does not see it."),
+            initial={"stopped_on": shown},
+        )
+        if form.is_valid():
+            stop = partner.stopped_display
+            if form.cleaned_data["stopped_on"] == shown and partner.reactivate():
+                text = gettext("Reactivated: %(reason)s (%(stop)s)")
+                reason = form.cleaned_data["reason"]
+                return self.done(request, partner, text % {"reason": reason, "stop": stop})
+            text = gettext(
+                "The partner was not reactivated, because another user has stopped or reactivated "
+                "the partner in the meantime."
+            )
+            self.message_user(request, text, messages.WARNING)
+            return HttpResponseRedirect(self.row_url(partner))
+        return self.row_response(request, partner, "reactivate", {"form": form})
+
+    @object_view(_("Partner page"), stays=True)
+    def page_link(self, request: HttpRequest, partner: Partner) -> HttpResponse:
+        """Show the private link to the partner page, or create, replace or revoke it."""
+        if not _has_partner_pages():
+            raise Http404
+        if "revoke" in request.POST:
+            partner.revoke_page_link()
+            return self.done(request, partner, gettext("Revoked the link to the partner page."))
+        is_shown = True
+        # Another user may have just created a link, which "create" must not replace.
+        if "replace" in request.POST or ("create" in request.POST and not partner.page_key):
+            self.log_change(request, partner, self._replace(request, partner))
+        elif {"show", "create"} & request.POST.keys():
+            self.log_change(request, partner, gettext("Viewed the link to the partner page."))
+        else:
+            is_shown = False
+        link = partner.page_link() if is_shown else None
+        context = {
+            "is_lost": is_shown and link is None and partner.page_key,
+            "link": link and request.build_absolute_uri(link),
+        }
+        return self.row_response(request, partner, "page_link", context)
+
+    def _replace(self, request: HttpRequest, partner: Partner) -> str:
+        """Replace the private link, or create the first one; return the entry of the log."""
+        is_first = not partner.page_key
+        partner.replace_page_link()
+        if is_first:
+            return gettext("Created a link to the partner page.")
+        text = gettext("Send the new link to the partner now. The old link no longer works.")
+        self.message_user(request, text)
+        return gettext("Replaced the link to the partner page.")
+
+
+def _days(period: Period) -> str:
+    first, last = (date_format(day, "SHORT_DATE_FORMAT") for day in (period.first, period.last))
+    return first if first == last else f"{first} – {last}"
+
+
+def _has_partner_pages() -> bool:
+    try:
+        reverse("affiliations:page", args=["-", "-"])
+    except NoReverseMatch:
+        return False
+    return True

@@ -1,0 +1,291 @@
+"""
+Record a conversion of a visitor, and queue its callbacks.
+
+All rows are written in the host's transaction and inside one savepoint. So they are committed or
+rolled back with the host's own rows, and a failure here does not end the host's transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from affiliations import amounts, db, logs
+from affiliations.callbacks import outbox
+from affiliations.conf import settings
+from affiliations.conversions import adjustments, payouts, screening
+from affiliations.exceptions import NotCredited, Reason
+from affiliations.models import Conversion, Subscription, Visitor
+from affiliations.models.accounts import account_name
+from affiliations.models.conversion_queries import ConversionQuerySet, reference_key
+from affiliations.models.visitor import SUB_IDS
+from affiliations.signals import announce, conversion_recorded
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+logger = logging.getLogger("affiliations")
+
+Event = outbox.Event
+Status = Conversion.Status
+
+#: The time until the callbacks of a conversion are sent whose amount could not be read again.
+_AMOUNT_DELAY = timedelta(minutes=1)
+
+
+def record(
+    visitor: Visitor,
+    trigger: str,
+    *,
+    user: User | None = None,
+    instance: object = None,
+    reference: str = "",
+    amount: object = None,
+    currency: str = "",
+    manual: bool = False,
+    by: User | None = None,
+    reason: str = "",
+    read_amount: Callable[[], tuple[object, str]] | None = None,
+    now: datetime | None = None,
+) -> Conversion:
+    """
+    Record a conversion of ``visitor``, and queue its callbacks.
+
+    Outside a transaction all reads come first, so that the transaction begins with a write: SQLite
+    cannot turn a reading transaction into a writing one while another writes.
+
+    Args:
+        visitor: The visitor, just read.
+        trigger: The trigger's name.
+        user: The buyer.
+        instance: The object that completed the trigger, such as an order.
+        reference: The host's own id of the event, such as an order number.
+        amount: A ``Decimal``, or a value that ``Decimal`` accepts.
+        currency: The currency of the amount, by ISO 4217.
+        manual: Whether staff record it. If so, a closed or expired visitor can be credited as well,
+            and the reference of a rejected conversion can be used again.
+        by: The member of staff who records it.
+        reason: Why; cut to 255 characters.
+        read_amount: Returns the amount and the currency as they are stored. It is called after the
+            commit if the amount is missing or zero, since shops save an order first and its total
+            later. No callback is sent before.
+        now: The time of the event, if it is tried again.
+
+    Raises:
+        NotCredited: With the reason, if nothing is credited; then nothing is written.
+    """
+    now = now or timezone.now()
+    if not manual and (refusal := visitor.refusal(now)) is not None:
+        raise NotCredited(refusal, visitor, reference)
+    # From the database that is written to: a replica may lag behind.
+    subscriptions = visitor.partner.subscriptions.using(db.write_alias()).to_trigger(trigger)
+    if not subscriptions:
+        raise NotCredited(Reason.NOT_SUBSCRIBED, visitor, reference)
+    conversion = Conversion(
+        visitor=visitor,
+        partner=visitor.partner,
+        subscription=subscriptions[0],
+        trigger=trigger,
+        user=user,
+        reference=reference[:255],
+        dedupe_key=_dedupe_key(subscriptions[0], visitor, reference),
+        reference_key=reference_key(reference, is_test=visitor.is_test),
+        is_test=visitor.is_test,
+        credited_by=by,
+        credited_by_name=account_name(by),
+        credit_reason=reason[:255],
+        created_on=now,
+        **{name: getattr(visitor, name) for name in SUB_IDS},
+    )
+    in_its_place = Conversion.objects.using(db.write_alias()).in_place_of(
+        conversion, of_signal=not manual
+    )
+    if in_its_place.exists():
+        raise NotCredited(Reason.ALREADY_COUNTED, visitor, reference)
+    late = read_amount if amounts.parse(amount, currency).is_missing else None
+    screened = _screen(conversion, instance)
+    problem = _set_payout(conversion, amount, currency, may_change=late is not None)
+    _set_review(conversion, screened, problem)
+    _set_first_status(conversion)
+    closes = any(subscription.closes_referral for subscription in subscriptions)
+    try:
+        with transaction.atomic(using=db.write_alias()):
+            # The visitor's row first, so that two conversions of one visitor wait for each other
+            # here. After an insert that refers to the row, each would hold a shared lock of it, and
+            # MariaDB would report a deadlock.
+            if credited := visitor.credit(now, user, close=closes and not manual, manual=manual):
+                conversion.closes = closes and (not manual or _close_manually(visitor, now))
+                _insert(conversion, in_its_place, manual=manual)
+                delay = _read_amount_on_commit(conversion, subscriptions, late, screened)
+                outbox.queue(conversion, subscriptions, Event.CONVERSION, delay)
+                if conversion.status == Status.APPROVED:
+                    outbox.queue(conversion, subscriptions, Event.APPROVAL, delay)
+                announce(conversion_recorded, using=db.write_alias(), conversion=conversion)
+    except IntegrityError:
+        if in_its_place.exists():
+            raise NotCredited(Reason.ALREADY_COUNTED, visitor, reference) from None
+        raise
+    if not credited:
+        raise NotCredited(Reason.REFERRAL_CLOSED, visitor, reference)
+    if closes:
+        visitor.closed_on = visitor.closed_on or now
+    return conversion
+
+
+def _close_manually(visitor: Visitor, now: datetime) -> bool:
+    """
+    Close a visitor; return whether it is open again once its conversions are rejected.
+
+    Not if it was closed without a conversion, as visitors of 0.12 are.
+    """
+    visitors = Visitor.objects.using(db.write_alias()).filter(pk=visitor.pk)
+    closing = visitor.conversions.using(db.write_alias()).standing().filter(closes=True)
+    return bool(visitors.close(now)) or closing.exists()
+
+
+def _insert(conversion: Conversion, in_its_place: ConversionQuerySet, *, manual: bool) -> None:
+    """
+    Insert a conversion, unless a rejected one is ``in_its_place``.
+
+    That may have been recorded and rejected since the last look. No unique key refuses another one.
+    """
+    if manual:
+        Conversion.objects.using(db.write_alias()).lock_reference(conversion)
+    conversion.save(force_insert=True)
+    if not manual and in_its_place.exclude(pk=conversion.pk).exists():
+        raise NotCredited(Reason.ALREADY_COUNTED, conversion.visitor, conversion.reference)
+
+
+def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) -> str:
+    """Return the key of the visitor or the reference: the subscription says which counts once."""
+    if subscription.counting == Subscription.Counting.ONCE:
+        return f"v:{visitor.pk}"
+    if not reference:
+        logger.warning(
+            "Trigger “%s” counts every reference, but it was completed without one and is not "
+            "counted. Give complete_trigger() an instance or a reference.",
+            subscription.trigger,
+            extra=logs.fields(partner=visitor.partner_id, reason=Reason.NO_REFERENCE.value),
+        )
+        raise NotCredited(Reason.NO_REFERENCE, visitor)
+    return f"r:{reference_key(reference, is_test=visitor.is_test)}"
+
+
+def _set_payout(
+    conversion: Conversion, amount: object, currency: str, *, may_change: bool = False
+) -> str:
+    """
+    Set the amount and the payout; return what is wrong with them, if anything.
+
+    It is an error, unless the amount is still going to be read again.
+    """
+    rule = conversion.subscription
+    order = amounts.parse(amount, currency)
+    payout = payouts.payout(rule, order)
+    conversion.amount, conversion.currency = order.amount, order.currency
+    conversion.payout_type, conversion.payout_value = rule.payout_type, rule.payout_value
+    conversion.payout, conversion.payout_currency = payout.amount, payout.currency
+    problem = order.problem or payout.problem
+    if problem and not may_change:
+        logger.error(
+            "Trigger “%s” was completed with the amount %r and the currency %r. %s",
+            conversion.trigger,
+            amount,
+            currency,
+            problem,
+            extra=logs.fields(partner=conversion.partner_id, reason=Reason.NO_AMOUNT.value),
+        )
+    return problem
+
+
+def _read_amount_on_commit(
+    conversion: Conversion,
+    subscriptions: Sequence[Subscription],
+    read_amount: Callable[[], tuple[object, str]] | None,
+    screened: str,
+) -> timedelta:
+    """
+    Read the missing amount of a new conversion after the commit, and set what follows from it.
+
+    Call it before the callbacks are queued, so that it runs before the dispatcher. It returns by
+    how much to delay them: should the reading fail, the conversion keeps its first status, and the
+    sweep sends the callbacks then.
+    """
+    if read_amount is None:
+        return timedelta()
+    alias, first_status = db.write_alias(), conversion.status
+
+    def read_again() -> None:
+        amount, currency = read_amount()
+        with transaction.atomic(using=alias):
+            if not adjustments.lock(conversion, *Status.values) or conversion.amount:
+                return
+            # What was decided in the same transaction stays.
+            is_decided, fields = conversion.status != first_status, _AMOUNT_FIELDS
+            _set_review(conversion, screened, _set_payout(conversion, amount, currency))
+            if not is_decided:
+                _set_first_status(conversion)
+                fields += _STATUS_FIELDS
+            conversion.save(using=alias, update_fields=fields)
+            if conversion.status != Status.APPROVED:
+                outbox.withdraw_approval(conversion)
+            outbox.render_anew(conversion)
+            if conversion.status == Status.APPROVED != first_status and not is_decided:
+                outbox.queue(conversion, subscriptions, Event.APPROVAL)
+
+    transaction.on_commit(read_again, using=alias, robust=True)
+    return _AMOUNT_DELAY
+
+
+def _screen(conversion: Conversion, instance: object) -> str:
+    """Return why a conversion needs review; empty if it does not."""
+    try:
+        rule = settings.screen
+        # In the host's own function a query may fail, which ends a transaction on PostgreSQL.
+        with nullcontext() if rule is screening.own_account else db.savepoint():
+            reason = rule(conversion.visitor, conversion.user, instance)
+    except Exception:
+        if transaction.get_connection(db.write_alias()).needs_rollback:
+            raise
+        fields = logs.fields(partner=conversion.partner_id, reason=Reason.SCREENED.value)
+        logger.exception("Trigger “%s” could not be screened.", conversion.trigger, extra=fields)
+        return screening.FAILED
+    return str(reason or "")
+
+
+#: The fields that follow from the amount, and those that follow unless it was decided.
+_AMOUNT_FIELDS: tuple[str, ...] = ("amount", "currency", "payout", "payout_currency",
+                                   "review_reason", "review_text")  # fmt: skip
+_STATUS_FIELDS = ("status", "reason", "approve_on", "decided_on", "decided_via")
+
+
+def _set_review(conversion: Conversion, screened: str, problem: str) -> None:
+    """Set why a conversion needs review, or that it needs none."""
+    conversion.review_reason = conversion.review_text = ""
+    problems = {Reason.SCREENED: screened, Reason.NO_AMOUNT: problem}
+    if found := {code: text for code, text in problems.items() if text}:
+        code, text = next(iter(found.items()))
+        conversion.review_reason, conversion.review_text = code.value, text[:255]
+        codes = ", ".join(code.value for code in found)
+        logger.debug("The conversion of trigger “%s” needs review: %s.", conversion.trigger, codes)
+
+
+def _set_first_status(conversion: Conversion) -> None:
+    """Approve a new conversion, or leave it pending: for review, or until its hold period ends."""
+    rule = conversion.subscription
+    conversion.status, conversion.reason = Status.PENDING, conversion.review_text
+    conversion.approve_on, conversion.decided_on, conversion.decided_via = None, None, ""
+    if conversion.review_reason or rule.approval != Subscription.Approval.AUTOMATIC:
+        return
+    if rule.approve_after:
+        conversion.approve_on = conversion.created_on + timedelta(days=rule.approve_after)
+    else:
+        conversion.status = Status.APPROVED
+        conversion.decided_on = conversion.created_on
+        conversion.decided_via = Conversion.Via.AT_ONCE

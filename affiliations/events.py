@@ -1,0 +1,352 @@
+"""Triggers that have fired: who is credited for which amount, and what else is to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.auth import get_user_model
+from django.db import OperationalError, connections, transaction
+from django.db.models import Model
+
+from affiliations import db
+from affiliations.amounts import Money, parse
+from affiliations.conf import settings
+from affiliations.conversions import attempts, by_reference, recording
+from affiliations.exceptions import NotCredited, Reason
+from affiliations.models import Conversion, FailedTrigger, Visitor
+from affiliations.options import default_reference, model_of, value_of
+from affiliations.tracking import visitors
+from affiliations.tracking.staff import is_on_staff_page
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from django.contrib.auth.models import User
+    from django.http import HttpRequest
+
+Kind = FailedTrigger.Kind
+
+_STATUSES: Mapping[str, Conversion.Status] = {
+    Kind.APPROVE: Conversion.Status.APPROVED,
+    Kind.REJECT: Conversion.Status.REJECTED,
+}
+
+
+@dataclass(frozen=True)
+class TriggerEvent:
+    """
+    A trigger that has fired, with the arguments of ``complete_trigger``.
+
+    A value is taken from the arguments, else from the options in the trigger's fifth item, else
+    from the request.
+    """
+
+    request: HttpRequest | None
+    name: str
+    instance: object = None
+    visitor: object = None
+    user: object = None
+    reference: object = None
+    amount: object = None
+    currency: str | None = None
+    new_amount: object = None
+    #: When it fired, if it is tried again.
+    fired_on: datetime | None = None
+
+    def unread_options(self) -> list[str]:
+        """List the options that are neither stated nor read, because there is no object."""
+        if self.instance is not None:
+            return []
+        names = [name for name in self.options if name != "instance"]
+        return [name for name in names if getattr(self, name, "") is None]
+
+    def attempt(self, work: Callable[[str], Conversion | None], kind: str) -> Conversion | None:
+        return attempts.attempt(self.name, partial(work, kind), partial(self.describe, kind))
+
+    def do_or_wait(self, kind: str) -> Conversion | None:
+        """
+        Do the work; after the commit if the conversion has no amount until then.
+
+        A shop may save an order, then its total, and then report the payment, in one transaction.
+        """
+        alias = db.write_alias()
+        try:
+            return self.do(kind)
+        except NotCredited as refusal:
+            if refusal.reason is not Reason.NO_AMOUNT or not connections[alias].in_atomic_block:
+                raise
+        transaction.on_commit(partial(self.attempt, self.do, kind), using=alias)
+        return None
+
+    def do(self, kind: str) -> Conversion:
+        """Do what the trigger is for; raise ``NotCredited`` if there is nothing to do."""
+        if kind == Kind.CREDIT:
+            return self.credit()
+        try:
+            return self.adjust() if kind == Kind.ADJUST else self.decide(_STATUSES[kind])
+        except NotCredited as refusal:
+            credits_of = FailedTrigger.objects.using(db.write_alias()).filter(kind=Kind.CREDIT)
+            if refusal.reason is Reason.NO_CONVERSION and (
+                credits_of.filter(trigger=self.options["of"], reference=refusal.reference).exists()
+            ):
+                raise OperationalError("The conversion itself is still to be recorded.") from None
+            raise
+
+    def describe(self, kind: str) -> FailedTrigger:
+        """Return all that a later try needs, unsaved. What cannot be read stays empty."""
+        failed = FailedTrigger(trigger=self.name, kind=kind)
+        readers: dict[str, Callable[[], Any]] = {"reference": self._reference}
+        if kind == Kind.CREDIT:
+            readers |= {"visitor": self._find_visitor}
+            readers |= {"user_id": lambda: getattr(self._buyer(failed.visitor), "pk", None)}
+        elif kind == Kind.APPROVE:
+            failed.amount = "0"  # It cannot be compared, unless it can be read.
+        readers |= {"amount": lambda: _as_text(self._stated_amount(kind)[0])}
+        readers |= {"currency": lambda: _as_text(self._stated_amount(kind)[1])}
+        for name, read in readers.items():
+            with suppress(Exception), db.savepoint():
+                setattr(failed, name, read())
+        return failed
+
+    def credit(self) -> Conversion:
+        """Record the conversion; raise ``NotCredited`` if no partner is credited."""
+        visitor = self._find_visitor()
+        conversion = recording.record(
+            visitor,
+            self.name,
+            user=self._buyer(visitor),
+            instance=self.instance,
+            reference=self._reference(),
+            amount=self._value("amount"),
+            currency=str(self._value("currency") or ""),
+            read_amount=self._amount_reader(),
+            now=self.fired_on,
+        )
+        if conversion.closes and self.request is not None:
+            visitors.look_up_again(self.request)
+        return conversion
+
+    def decide(self, status: str) -> Conversion:
+        """Approve or reject the conversion of the reference; or raise ``NotCredited``."""
+        return by_reference.decide(
+            self.options["of"],
+            self._reference(),
+            status,
+            reason=self.name if status == Conversion.Status.REJECTED else "",
+            by=self._logged_in_user,
+            may_be_paid=self.options.get("may_be_paid", False),
+            order=self._order_now,
+        )
+
+    def adjust(self) -> Conversion:
+        """Adjust the conversion of the reference to its amount now; or raise ``NotCredited``."""
+        return by_reference.adjust(
+            self.options["of"],
+            self._reference(),
+            self._value("new_amount"),
+            str(self._value("currency") or "") or None,
+            reason=self.name,
+            by=self._logged_in_user,
+        )
+
+    def _stated_amount(self, kind: str) -> tuple[object, object]:
+        """Return the amount and the currency that the work of this kind needs, unparsed."""
+        if kind == Kind.APPROVE:
+            counted = self._counted()
+            # Without an amount it needs review, as with zero.
+            return (
+                (None, None)
+                if counted is None
+                else (counted._value("amount") or 0, counted._value("currency"))
+            )
+        amount = self._value("new_amount" if kind == Kind.ADJUST else "amount")
+        currency = self._value("currency")
+        if parse(amount, str(currency or "")).is_missing and (read := self._amount_reader()):
+            return read()
+        return amount, currency
+
+    def _amount_reader(self) -> Callable[[], tuple[object, str]] | None:
+        """Return a function that reads the amount of the stored object, if that is an option."""
+        instance = self.instance
+        if self.amount is not None or not self._has("amount") or not isinstance(instance, Model):
+            return None
+
+        def read() -> tuple[object, str]:
+            rows = type(instance)._base_manager.using(instance._state.db)
+            stored = replace(self, instance=rows.filter(pk=instance.pk).first())
+            return stored._value("amount"), str(stored._value("currency") or "")
+
+        return read
+
+    def _order_now(self) -> Money | None:
+        """Return what the order amounts to now; ``None`` if the object is of another kind."""
+        if self.instance is None:  # It is tried again.
+            return None if self.amount is None else parse(self.amount, self.currency or "")
+        counted = self._counted()
+        if counted is None:
+            return None
+        return parse(counted._value("amount"), str(counted._value("currency") or ""))
+
+    def _counted(self) -> TriggerEvent | None:
+        """Return the event that counted, to read its amount; ``None`` if the object is another."""
+        counted = TriggerEvent(None, self.options["of"], self.instance)
+        is_readable = counted._has("amount") and counted._is_of_sender(self.options)
+        return counted if is_readable else None
+
+    def _is_of_sender(self, deciding: Mapping[str, Any]) -> bool:
+        """
+        Tell whether the object is of a model that is the sender of this trigger.
+
+        A sender that is no model says nothing about the object. Then it is of the same kind if the
+        options of the ``deciding`` trigger find it, and its reference, in the same way.
+        """
+        models = [model for entry in entries(self.name) if (model := model_of(entry[3]))]
+        if not models:
+            same = ("instance", "reference")
+            return all(deciding.get(key) == self.options.get(key) for key in same)
+        # A proxy of the model is no other kind.
+        return any(
+            isinstance(self.instance, model._meta.concrete_model or model) for model in models
+        )
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return options_of(self.name)
+
+    def _has(self, name: str) -> bool:
+        """Tell whether there is an argument or an option, even if its value is ``None``."""
+        if getattr(self, name) is not None:
+            return True
+        return self.instance is not None and name in self.options
+
+    def _value(self, name: str) -> Any:
+        if (argument := getattr(self, name)) is not None:
+            return argument
+        return value_of(self.instance, self.options[name]) if self._has(name) else None
+
+    def _reference(self) -> str:
+        if not self._has("reference"):
+            counting = entries(self.options.get("of", self.name))
+            return default_reference(self.instance, [entry[3] for entry in counting])
+        reference = self._value("reference")
+        if callable(reference):
+            raise self._type_error("reference", reference)
+        # Not the default: a later event, such as the payment, would not find it.
+        return "" if reference is None else str(reference)
+
+    def _find_visitor(self) -> Visitor:
+        """Return the visitor to credit, open or not; raise ``NotCredited`` if there is none."""
+        visitor, is_buyer = None, True
+        if self._has("visitor"):
+            visitor = visitors.find(self._visitor_id())
+        else:
+            is_buyer = not is_on_staff_page(self.request)
+            if self._has("user"):
+                is_buyer &= not self._is_user_unknown() and (
+                    self._logged_in_user() in (None, self._stated_user)
+                )
+            visitor = visitors.credited_visitor(
+                self.request if is_buyer else None,
+                self._buyer() if settings.attribute_by_user else None,
+            )
+        if visitor is None:
+            reason = Reason.NO_VISITOR if is_buyer else Reason.NOT_THE_BUYER
+            raise NotCredited(reason, reference=self._reference())
+        return visitor
+
+    def _visitor_id(self) -> Any:
+        """Return the key of the stated visitor, which a host may also state by its key."""
+        visitor = self._value("visitor")
+        if isinstance(visitor, Model) and not isinstance(visitor, Visitor):
+            # A visitor may have the same key.
+            raise self._type_error("visitor", visitor)
+        # An empty request.affiliate_visitor is false, but not None.
+        return visitor.pk if isinstance(visitor, Visitor) else visitor or None
+
+    def _buyer(self, visitor: Visitor | None = None) -> User | None:
+        """
+        Return the stated buyer, the logged-in user, or the user who has just been created.
+
+        A stated visitor must be passed as found in the database.
+        """
+        if self._has("user"):
+            return self._stated_user
+        # On their pages, staff act for others. A stated visitor may belong to another browser.
+        is_own_request = (
+            self._remembers(visitor) if self._has("visitor") else not is_on_staff_page(self.request)
+        )
+        if is_own_request and (user := self._logged_in_user()) is not None:
+            return user
+        if isinstance(self.instance, get_user_model()) and not self.instance._state.adding:
+            return self.instance
+        return None
+
+    @cached_property
+    def _stated_user(self) -> User | None:
+        """The stated buyer, also if stated by key; ``None`` if no row can refer to the user."""
+        user = self._value("user")
+        if user is None or isinstance(user, get_user_model()):
+            return user
+        if hasattr(user, "is_authenticated"):
+            return None  # request.user of an anonymous visitor, or an API's token user
+        if isinstance(user, Model):
+            raise self._type_error("user", user)  # A user may have the same key.
+        users = get_user_model()._base_manager.using(db.write_alias())
+        return users.filter(pk=user).first()
+
+    def _is_user_unknown(self) -> bool:
+        """Tell whether a buyer is stated who does not exist; a guest is stated as ``None``."""
+        user = self._value("user")
+        is_stated = user is not None and not hasattr(user, "is_authenticated")
+        return is_stated and self._stated_user is None
+
+    def _logged_in_user(self) -> User | None:
+        return None if self.request is None else visitors.request_user(self.request)
+
+    def _remembers(self, visitor: Visitor | None) -> bool:
+        if self.request is None or visitor is None:
+            return False
+        return visitors.remembers(self.request, visitor)
+
+    def _type_error(self, kind: str, value: object) -> TypeError:
+        return TypeError(f"Trigger “{self.name}” needs a {kind}, not {value!r}.")
+
+
+def has_no_visitor(
+    request: HttpRequest | None,
+    options: Mapping[str, Any],
+    instance: object = None,
+    visitor: object = None,
+) -> bool:
+    """
+    Tell, without a query or reading the session, whether there is certainly no visitor.
+
+    Each save of a model that has a trigger asks. To create a ``TriggerEvent`` first would take
+    longer than the answer.
+    """
+    is_stated = visitor is not None or (instance is not None and "visitor" in options)
+    if is_stated or settings.attribute_by_user:
+        return False
+    return request is None or visitors.remembers_no_visitor(request)
+
+
+def options_of(name: str) -> Mapping[str, Any]:
+    """Return the fifth item of the trigger's setting, which all its entries share."""
+    for entry in settings.triggers:
+        if entry[0] == name and len(entry) > 4:
+            options: Mapping[str, Any] = entry[4]
+            return options
+    return {}
+
+
+def entries(name: str) -> list[Sequence[Any]]:
+    """Return the entries of ``AFFILIATE_TRIGGERS`` of a name."""
+    return [entry for entry in settings.triggers if entry[0] == name]
+
+
+def _as_text(value: object) -> str:
+    return "" if value is None else str(value)[:64]

@@ -1,0 +1,123 @@
+"""The queries of conversions."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from django.db import models
+from django.db.models import Count, F, Q, Sum
+
+from affiliations import db
+from affiliations.amounts import kept
+
+if TYPE_CHECKING:
+    from affiliations.models.conversion import Conversion
+
+
+def reference_key(reference: str, *, is_test: bool = False) -> str | None:
+    """
+    Return the hash of a reference, for the unique key; ``None`` without a reference.
+
+    It is a hash, because a reference may be longer than its column, and because collations ignore
+    case, blanks and accents: order ``a1`` is not order ``A1``. That of a test begins with a ``t``,
+    as no hash does, so that a test never uses up the reference of an order.
+    """
+    if not reference:
+        return None
+    key = hashlib.sha256(reference.encode()).hexdigest()
+    return f"t{key[1:]}" if is_test else key
+
+
+class ConversionQuerySet(models.QuerySet["Conversion"]):
+    def pending(self) -> ConversionQuerySet:
+        return self.filter(status=self.model.Status.PENDING)
+
+    def needing_review(self) -> ConversionQuerySet:
+        """Keep the pending conversions that only staff can approve."""
+        # Not "exclude", which no index serves.
+        return self.pending().filter(review_reason__gt="")
+
+    def review_queue(self) -> ConversionQuerySet:
+        """Keep those that need review and pay something, which tests do not; the oldest first."""
+        # In the order of the key itself, a database might look for them among all older rows.
+        return self.needing_review().filter(is_test=False).order_by(F("pk") + 0)
+
+    def due(self, now: datetime) -> ConversionQuerySet:
+        """Keep the pending conversions whose hold period has ended."""
+        return self.pending().filter(approve_on__lte=now)
+
+    def payouts(self) -> tuple[int, dict[str, Decimal]]:
+        """
+        Return the number of conversions, and their payouts after adjustments by currency.
+
+        It takes two queries. Of a reopened conversion it counts what an approval would restore.
+        """
+        from affiliations.models.settlement import Adjustment
+
+        rows = self.order_by()
+        count, sums = 0, {}
+        for currency, number, payout in rows.values_list("payout_currency").annotate(
+            rows=Count("*"), sum=Sum("payout")
+        ):
+            count += number
+            if payout is not None:
+                sums[currency] = kept(payout)
+        adjusted = rows.filter(adjustments__kind=Adjustment.Kind.ADJUSTED)
+        for currency, payout in adjusted.values_list("payout_currency").annotate(
+            Sum("adjustments__payout")
+        ):
+            sums[currency] = sums.get(currency, Decimal(0)) + kept(payout)
+        return count, sums
+
+    def with_adjustments(self) -> ConversionQuerySet:
+        """Read the adjustments too, in one query, for the current amounts and payouts."""
+        return self.prefetch_related("adjustments")
+
+    def of_reference(self, trigger: str, reference: str) -> list[Conversion]:
+        """
+        Return the conversion of a reference and its test, in the lock order of their visitors.
+
+        A rejected one is returned only if no other has its reference.
+        """
+        keys = [reference_key(reference, is_test=is_test) for is_test in (False, True)]
+        rows = self.filter(trigger=trigger, reference_key__in=keys)
+        # Of several rows with one key, the last in this order stays.
+        in_order = sorted(rows, key=lambda row: (not row.released, row.pk))
+        found = {row.reference_key: row for row in in_order}
+        return sorted(found.values(), key=lambda row: row.visitor_id)
+
+    def standing(self) -> ConversionQuerySet:
+        """Leave out the rejected ones."""
+        return self.filter(released=0)
+
+    def lock_reference(self, conversion: Conversion) -> None:
+        """
+        Lock the conversions of a reference before one of them, or a new one, takes it again.
+
+        So these wait for each other here. At the unique key InnoDB would end one of two with a
+        deadlock, since the entry that a rejection has removed may still be there.
+        """
+        if conversion.reference_key is not None:
+            db.lock_rows_by_key(
+                self.filter(trigger=conversion.trigger, reference_key=conversion.reference_key)
+            )
+
+    def in_place_of(self, conversion: Conversion, *, of_signal: bool = False) -> ConversionQuerySet:
+        """
+        Keep the conversions beside which ``conversion`` would count an event twice.
+
+        They stand, and have its visitor (if one counts once) or its reference. For a conversion
+        ``of_signal`` they may also be rejected: a rejection frees the visitor's place for another
+        reference only. So a rejected one has the same reference, or one of the two has none.
+        """
+        key = conversion.reference_key
+        same_visitor = Q(dedupe_key=conversion.dedupe_key)
+        same_reference = Q() if key is None else Q(reference_key=key)
+        taken = (same_visitor | same_reference) & Q(released=0)
+        if of_signal:
+            unnamed = Q() if key is None else Q(reference_key=None)
+            taken |= same_reference | (same_visitor & unnamed)
+        return self.filter(taken, trigger=conversion.trigger).exclude(pk=conversion.pk)

@@ -1,0 +1,408 @@
+"""
+A click on a partner's link: the partner, the parameters, and the page that the link leads to.
+
+All of it comes from the network. Text that a database cannot store becomes empty, and the redirect
+never leaves this site.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import cached_property
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from crawleruseragents import is_crawler
+from django.core.handlers.asgi import ASGIRequest
+from django.db import transaction
+from django.http import HttpRequest
+from django.utils.encoding import escape_uri_path
+from django.utils.http import escape_leading_slashes
+
+from affiliations import db, links, logs, query_strings
+from affiliations.conf import Settings, prepared, settings
+from affiliations.exceptions import Reason
+from affiliations.models import (
+    FilteredClicks,
+    FollowedTestLink,
+    Partner,
+    RecentFilteredClick,
+    Visitor,
+)
+from affiliations.models.visitor import CLICK_FIELDS, MAX_CLICK_ID
+from affiliations.query_strings import FollowedLink
+from affiliations.signals import click_filtered
+from affiliations.tracking.landing_pages import (
+    LandingPage,
+    redacted_path,
+    redacted_query,
+    redacted_text,
+)
+
+logger = logging.getLogger("affiliations")
+
+#: Bytes that a URL must escape. Servers refuse them, but none may get into a response header.
+_CONTROLS = re.compile(rb"[\x00-\x20\x7f]")
+#: The query string in a path whose "?" was lost or encoded: the first name with a value.
+_LOST_QUERY = re.compile(r"[?&]([^/?&=]*=.*)", re.DOTALL)
+#: The longest link that is parsed. It has space for full columns, percent-encoded.
+_MAX_LINK = 32_768
+#: The bytes of an unknown uid that are read.
+_MAX_UID = 1_000
+#: The part of an absolute URL before its path. A URL in the query is not matched.
+_SITE = re.compile(r"\A\s*[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
+#: A part of the name of a host. Containers and some subdomains have an underscore.
+_LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
+#: What a browser accepts first for an image, a film, a sound or a style sheet.
+_BACKGROUND_TYPES = ("image/", "video/", "audio/", "text/css")
+#: Parts of user agents and the names of their browsers. The first match counts, since most browsers
+#: also name Chrome and Safari.
+_BROWSERS = {
+    "Edg": "Edge",
+    "OPR/": "Opera",
+    "SamsungBrowser/": "Samsung Internet",
+    "Firefox/": "Firefox",
+    "FxiOS/": "Firefox",
+    "Chrome/": "Chrome",
+    "CriOS/": "Chrome",
+    "Safari/": "Safari",
+}
+
+
+#: Returns how to recognise the names of the parameter with the uid.
+_may_name = prepared(Settings.query_string_keys, query_strings.may_name)
+
+
+class Click:
+    """A click on a partner's link, by the URL of this request or of an earlier one."""
+
+    def __init__(self, request: HttpRequest, path: str, link: FollowedLink) -> None:
+        self.request = request
+        # A request line may contain a whole URL, which some servers pass on as the path.
+        self.path = f"/{path.removeprefix('/')}"
+        self.link = link
+        #: The uid as it is given, which may not be that of a partner.
+        self.uid = link.uids[0].value
+        self.referrer = ""
+        #: Whether the browser says that a page of this site has led to the link.
+        self.is_same_origin = False
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> Click | None:
+        """Return the click of a request; ``None`` if the URL is not a partner's link."""
+        # Every request of the site gets here, so the cheapest tests come first.
+        raw = request.META.get("QUERY_STRING")
+        if not raw or request.method not in ("GET", "HEAD"):
+            return None
+        if _may_name()(raw.lower()) is None:
+            return None
+        # WSGI decodes the bytes as Latin-1, Django's ASGI handler as UTF-8.
+        query = raw.encode("utf-8" if isinstance(request, ASGIRequest) else "latin-1", "replace")
+        link = _read(query)
+        return None if link is None else cls._of_link(request, request.path, link)
+
+    @classmethod
+    def in_path(cls, request: HttpRequest) -> Click | None:
+        """
+        Return the click of a request whose URL has lost its ``?``: ``/page&affiliate_id=x``.
+
+        Only to be asked of a path without a page: an ordinary path may contain the same text.
+        """
+        if request.method not in ("GET", "HEAD") or "//" in request.path:
+            return None
+        match = _LOST_QUERY.search(request.path)
+        if match is None or _may_name()(match[1].lower()) is None:
+            return None
+        query = quote(match[1], safe="!$&'()*+,-./:;=?@_~", errors="replace")
+        raw = request.META.get("QUERY_STRING", "")
+        link = _read(f"{query}&{raw}".strip("&").encode(errors="replace"))
+        return None if link is None else cls._of_link(request, request.path[: match.start()], link)
+
+    @classmethod
+    def _of_link(cls, request: HttpRequest, path: str, link: FollowedLink) -> Click:
+        prefix = request.META.get("SCRIPT_NAME", "").rstrip("/")
+        if not f"{path}/".startswith(f"{prefix}/"):
+            path = prefix + path  # Under ASGI Django leaves out the prefix that a proxy removed.
+        click = cls(request, escape_uri_path(path), link)
+        click.referrer = _referring_page(request.headers.get("Referer", ""))
+        # A service worker is of the same origin as the page that it fetches. The referrer is kept.
+        click.is_same_origin = (
+            request.headers.get("Sec-Fetch-Site") == "same-origin"
+            and not click._is_fetched_by_worker()
+        )
+        return click
+
+    @classmethod
+    def in_link(cls, request: HttpRequest, link: str) -> Click | None:
+        """
+        Return the click on ``link``; ``None`` if it is not a partner's link.
+
+        Only its path and query are used, so the page is one of this site.
+        """
+        if len(link) > _MAX_LINK:
+            return None
+        path, _, raw = _SITE.sub("", link.partition("#")[0]).partition("?")
+        query = raw.encode(errors="replace")
+        if (found := _read(query)) is None:
+            return None
+        # A browser has escaped its links already, so "%" is safe.
+        path = quote(path, safe="!$&'()*+,-./:;=@_~%", errors="replace")
+        return cls(request, path, found)
+
+    @property
+    def test_nonce(self) -> str | None:
+        """The nonce of a test link; ``None`` for any other link."""
+        return self._signed_uid and self._signed_uid.nonce
+
+    @cached_property
+    def partner(self) -> Partner | None:
+        if (signed := self._signed_uid) is not None:
+            return Partner.objects.by_uid(signed.uid.encode())
+        return Partner.objects.by_uid(*[uid.value for uid in self.link.uids])
+
+    def refusal(self, partner: Partner | None) -> Reason | None:
+        """Return why the click cannot be registered; ``None`` if it can."""
+        if self._signed_uid and self._signed_uid.is_expired:
+            return Reason.TEST_EXPIRED
+        return refusal(partner)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the click as fields of ``Visitor``."""
+        is_quoted = self._is_quoted_printable()
+        ids = self.link.ids
+        values = {
+            name: query_strings.unquoted(ids.get(key, b""), is_quoted_printable=is_quoted)
+            for name, key in _id_keys().items()
+        }
+        facts = {name: _decoded(value) for name, value in values.items()}
+        facts |= {"entry_point": self._entry_point(), "referrer": self.referrer}
+        limits = {field.name: field.max_length for field in Visitor._meta.fields}
+        stored = {name: _storable(value[: limits[name]]) for name, value in facts.items()}
+        if lost := _lost_click_id(values["click_id"], facts["click_id"]):
+            stored |= {"click_id": "", "lost_click_id": lost}
+        return {"test_nonce": self.test_nonce, "is_internal": self._is_internal(), **stored}
+
+    @cached_property
+    def page(self) -> LandingPage:
+        return LandingPage.of(self.request, self.path)
+
+    def location(self) -> str:
+        """Return the path and query to redirect to, which never lead to another site."""
+        return _location(self.path, self.link.rest)
+
+    def filter_reason(self) -> Reason | None:
+        """Return why the request is not a person's click; ``None`` if it may be one."""
+        headers = self.request.headers
+        purpose = headers.get("Sec-Purpose") or headers.get("Purpose") or headers.get("X-Moz") or ""
+        if "prefetch" in purpose or "prerender" in purpose:
+            return Reason.PREFETCH
+        if self.request.method == "HEAD":
+            return Reason.HEAD
+        if not self._is_navigation():
+            return Reason.SUBRESOURCE
+        # Older browsers say only what they accept.
+        accepted = headers.get("Accept", "")
+        if accepted.startswith(_BACKGROUND_TYPES) and "text/html" not in accepted:
+            return Reason.SUBRESOURCE
+        # Cut, because the patterns take a time that grows with the square of the length.
+        user_agent = headers.get("User-Agent", "")[:1_000]
+        if settings.ignore_bots and is_crawler(user_agent):
+            return Reason.BOT
+        return None
+
+    @cached_property
+    def _signed_uid(self) -> links.SignedUid | None:
+        signed = (links.read_signed_uid(uid.value) for uid in self.link.uids)
+        return next(filter(None, signed), None)
+
+    def _is_quoted_printable(self) -> bool:
+        """Tell whether the uid is that of a partner only if the link is in quoted-printable."""
+        whose = self.partner.uid.encode() if self.partner else b""
+        return next(
+            uid.is_quoted_printable for uid in self.link.uids if uid.value.startswith(whose)
+        )
+
+    def _is_navigation(self) -> bool:
+        """Tell whether a page is opened; without Sec-Fetch headers it may be."""
+        headers = self.request.headers
+        destination = headers.get("Sec-Fetch-Dest", "document")
+        if destination == "document" or self._is_fetched_by_worker():
+            return True
+        # Other sites load links in the background for a commission that they have not earned.
+        if headers.get("Sec-Fetch-Site") == "cross-site":
+            return False
+        if destination == "empty":
+            mode = headers.get("Sec-Fetch-Mode")
+            return settings.count_fetches and mode in ("cors", "same-origin")
+        return settings.count_frames and destination in ("iframe", "frame")
+
+    def _is_fetched_by_worker(self) -> bool:
+        """Tell whether a service worker of the site fetches the page that the browser opens."""
+        headers = self.request.headers
+        destination, mode = headers.get("Sec-Fetch-Dest"), headers.get("Sec-Fetch-Mode")
+        return destination == "empty" and mode == "navigate"
+
+    def _is_internal(self) -> bool:
+        referring_host = urlsplit(self.referrer).netloc.lower()
+        is_own_host = bool(referring_host) and referring_host == _host_of(self.request).lower()
+        return self.is_same_origin or is_own_host
+
+    def _entry_point(self) -> str:
+        """Return the URL of the landing page; only its path if the host makes no valid URL."""
+        location = _location(redacted_path(self.path, self.page), redacted_query(self.link.rest))
+        path = quote(location, safe="!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", encoding="latin-1")
+        host = _host_of(self.request)
+        return f"{self.request.scheme}://{host}{path}" if _is_host(host) else path
+
+
+def _host_of(request: HttpRequest) -> str:
+    """Return the host of a request; empty if code has made the request without one."""
+    try:
+        return request.get_host()
+    except KeyError:
+        return ""
+
+
+def _location(path: str, query: bytes) -> str:
+    path = escape_leading_slashes(path)
+    if not query:
+        return path
+    query = _CONTROLS.sub(lambda match: b"%%%02X" % match[0][0], query)
+    return f"{path}?{query.decode('latin-1')}"
+
+
+def refusal(partner: Partner | None) -> Reason | None:
+    """Return why a click of a partner cannot be registered; ``None`` if it can."""
+    if partner is None:
+        return Reason.UNKNOWN_PARTNER
+    return None if partner.active else Reason.PARTNER_INACTIVE
+
+
+def refuse(
+    request: HttpRequest,
+    partner: Partner | None,
+    reason: Reason,
+    *,
+    uid: bytes | None = None,
+    test_nonce: str | None = None,
+    rival: Visitor | None = None,
+) -> None:
+    """
+    Log a click that is filtered, send the signal, and add it to the filtered clicks.
+
+    The last two happen after the commit, so that the row of the filtered clicks is not locked by a
+    transaction of the host. Of a test link, staff see the reason, and the ``rival`` in the way.
+    ``uid`` is that of the link, if it is at hand.
+    """
+    agent = request.headers.get("User-Agent", "")
+    fields = logs.fields(partner=partner.pk if partner else None, reason=reason.value)
+    logger.debug(
+        "A click was filtered: %s (%s, by %r).", reason.value, partner, agent, extra=fields
+    )
+    if test_nonce is not None:
+        if partner is not None:
+            record_test(request, partner, test_nonce, reason, rival)
+        return
+
+    def committed() -> None:
+        click_filtered.send_robust(Partner, partner=partner, reason=reason, request=request)
+        FilteredClicks.objects.add(partner, reason)
+        given = uid or (b"" if partner is None else partner.uid.encode())
+        RecentFilteredClick.objects.add(partner, reason, readable_uid(given), _browser(request))
+
+    transaction.on_commit(committed, using=db.write_alias(), robust=True)
+
+
+def record_test(
+    request: HttpRequest,
+    partner: Partner,
+    nonce: str,
+    reason: Reason | None,
+    visitor: Visitor | None,
+) -> None:
+    """Record, after the commit, that a test link was followed; ``reason`` if it did not count."""
+    code, browser = "" if reason is None else reason.value, _browser(request)
+    transaction.on_commit(
+        lambda: FollowedTestLink.objects.add(partner, nonce, code, browser, visitor),
+        using=db.write_alias(),
+        robust=True,
+    )
+
+
+def readable_uid(raw: bytes) -> str:
+    """
+    Return the uid of a link as it is kept for staff.
+
+    It is shortened and can be printed on one line; e-mail addresses are replaced.
+    """
+    text = logs.one_line(redacted_text(raw[:_MAX_UID].decode(errors="replace")))
+    if not db.can_store(text):
+        text = text.encode("ascii", "backslashreplace").decode()
+    return text[: RecentFilteredClick._meta.get_field("uid").max_length]
+
+
+def _browser(request: HttpRequest) -> str:
+    agent = request.headers.get("User-Agent", "")
+    return next((name for part, name in _BROWSERS.items() if part in agent), "")
+
+
+def _read(query: bytes) -> FollowedLink | None:
+    return query_strings.read(query, settings.query_string_keys, _id_keys().values())
+
+
+def _id_keys() -> dict[str, str]:
+    """Return the parameters with the partner's own ids, by field of ``Visitor``."""
+    return dict(zip(CLICK_FIELDS, [settings.click_id_key, *settings.sub_id_keys], strict=False))
+
+
+def _referring_page(referer: str) -> str:
+    """Return the URL of the referring page, without user, query, fragment, e-mail addresses."""
+    try:
+        parts = urlsplit(_decoded(referer.encode("latin-1")))
+    except ValueError:  # Brackets without an address, or characters that no header has.
+        return ""
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    if not _is_host(host):
+        return ""
+    return f"{parts.scheme}://{host}{redacted_path(parts.path)}"
+
+
+def _is_host(netloc: str) -> bool:
+    """Tell whether a host, maybe with a port, can be part of a URL; ALLOWED_HOSTS may be "*"."""
+    try:
+        parts = urlsplit(f"//{netloc}")
+        host, port = parts.hostname or "", parts.port
+        labels = host.removesuffix(".").split(".")
+        # As in browsers: a name that ends with a number is an address of IPv4.
+        if netloc.startswith("[") or labels[-1].isdecimal():
+            ip_address(host.removesuffix("."))
+    except ValueError:
+        return False
+    is_name = len(host) < 256 and all(map(_LABEL.fullmatch, labels))
+    return port != 0 and (is_name or netloc.startswith("["))
+
+
+def _decoded(raw: bytes) -> str:
+    """Decode bytes; return an empty text if they are not UTF-8 or cannot be stored."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return ""
+    return "" if db.UNSTORABLE.search(text) else text
+
+
+def _storable(text: str) -> str:
+    return text if db.can_store(text) else ""
+
+
+def _lost_click_id(raw: bytes, text: str) -> str:
+    """Return why a click id is not stored, as a code of ``LOST_CLICK_IDS``; or an empty text."""
+    if raw and not text:
+        return "not_text"
+    if len(text) > MAX_CLICK_ID:
+        return "too_long"
+    return "" if db.can_store(text) else "charset"
