@@ -14,6 +14,7 @@ from affiliations.models.clicks import (
 from affiliations.models.conversion import Conversion
 from affiliations.models.failed_trigger import FailedTrigger
 from affiliations.models.partner import Partner
+from affiliations.models.partner_code import PartnerCode
 from affiliations.models.sent_form import SentForm
 from affiliations.models.settlement import Adjustment, Settlement, StatementLock
 from affiliations.models.subscription import Subscription
@@ -30,6 +31,7 @@ __all__ = [
     "FollowedTestLink",
     "Overview",
     "Partner",
+    "PartnerCode",
     "RecentFilteredClick",
     "Report",
     "RollupState",

@@ -85,6 +85,20 @@ class Conversion(HasReason, SubIds):
         blank=True,
         help_text=_("This site’s own id of the event, such as an order number."),
     )
+    # The partner's code on the order, as it was typed; empty if a click was credited.
+    code = models.CharField(
+        _("code"), max_length=40, blank=True, default="", db_default="", editable=False
+    )
+    instead_of = models.ForeignKey(
+        Visitor,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="lost_to_codes",
+        verbose_name=_("credited instead of"),
+        help_text=_("The visitor who would have been credited without the code."),
+    )
     dedupe_key = models.CharField(_("dedupe key"), max_length=80)
     # NULL without a reference: of several empty texts, all but the first would be duplicates.
     reference_key = models.CharField(  # noqa: DJ001 -- see above

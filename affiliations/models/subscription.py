@@ -103,6 +103,11 @@ class Subscription(models.Model):
         ONCE = "once", _("Once per visitor")
         EVERY = "every", _("Every order (unique reference)")
 
+    class EarnsFor(models.TextChoices):
+        WINDOW = "window", _("The attribution window")
+        MONTHS = "months", _("A number of months after the first conversion")
+        ALWAYS = "always", _("Always, after the first conversion")
+
     class PayoutType(models.TextChoices):
         NONE = "none", _("No commission")
         FIXED = "fixed", _("Fixed amount")
@@ -166,6 +171,15 @@ class Subscription(models.Model):
         default=True,
         help_text=_("Later conversions of the same visitor are not credited, for any trigger."),
     )
+    earns_for = models.CharField(
+        _("earns for"),
+        max_length=6,
+        choices=EarnsFor.choices,
+        default=EarnsFor.WINDOW,
+        db_default=EarnsFor.WINDOW,
+        help_text=_("How long later orders of the same customer are credited, such as renewals."),
+    )
+    earns_months = models.PositiveSmallIntegerField(_("earns for (months)"), null=True, blank=True)
     payout_type = models.CharField(
         _("payout"), max_length=7, choices=PayoutType.choices, default=PayoutType.NONE
     )

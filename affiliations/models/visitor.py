@@ -80,6 +80,11 @@ class Visitor(SubIds):
     can be credited any more. The ``entry_point`` of rows of 0.12 is a path, not a URL.
     """
 
+    class Source(models.TextChoices):
+        LINK = "link", _("Link")
+        CODE = "code", _("Code on an order")
+        API = "api", _("Without a landing page")
+
     partner = models.ForeignKey(
         Partner,
         on_delete=models.CASCADE,
@@ -109,6 +114,18 @@ class Visitor(SubIds):
     )
     successful_on = models.DateTimeField(_("first conversion on"), null=True, blank=True)
     closed_on = models.DateTimeField(_("tracking ended on"), null=True, blank=True)
+    stopped_on = models.DateTimeField(
+        _("tracking stopped by staff on"), null=True, blank=True, editable=False
+    )
+    source = models.CharField(
+        _("source"),
+        max_length=4,
+        choices=Source.choices,
+        default=Source.LINK,
+        db_default=Source.LINK,
+        editable=False,
+        help_text=_("How the visitor came: by a link, a partner’s code, or your own code."),
+    )
     click_id = models.CharField(
         _("click id"),
         max_length=MAX_CLICK_ID,

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from importlib import import_module
+
+import django.core.validators
+import django.db.models.deletion
+from django.db import migrations, models
+
+#: Stops the way back before anything is lost.
+refuse = import_module("affiliations.migrations.0010_plain_names").refuse
+
+
+class Migration(migrations.Migration):
+    """Earn for longer than the attribution window, and credit by a partner's code."""
+
+    dependencies = [
+        ("affiliations", "0023_statements"),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name="conversion",
+            name="code",
+            field=models.CharField(
+                blank=True,
+                db_default="",
+                default="",
+                editable=False,
+                max_length=40,
+                verbose_name="code",
+            ),
+        ),
+        migrations.AddField(
+            model_name="conversion",
+            name="instead_of",
+            field=models.ForeignKey(
+                blank=True,
+                editable=False,
+                help_text="The visitor who would have been credited without the code.",
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="lost_to_codes",
+                to="affiliations.visitor",
+                verbose_name="credited instead of",
+            ),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="earns_for",
+            field=models.CharField(
+                choices=[
+                    ("window", "The attribution window"),
+                    ("months", "A number of months after the first conversion"),
+                    ("always", "Always, after the first conversion"),
+                ],
+                db_default="window",
+                default="window",
+                help_text="How long later orders of the same customer are credited, such as renewals.",
+                max_length=6,
+                verbose_name="earns for",
+            ),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="earns_months",
+            field=models.PositiveSmallIntegerField(
+                blank=True, null=True, verbose_name="earns for (months)"
+            ),
+        ),
+        migrations.AddField(
+            model_name="visitor",
+            name="source",
+            field=models.CharField(
+                choices=[
+                    ("link", "Link"),
+                    ("code", "Code on an order"),
+                    ("api", "Without a landing page"),
+                ],
+                db_default="link",
+                default="link",
+                editable=False,
+                help_text="How the visitor came: by a link, a partner’s code, or your own code.",
+                max_length=4,
+                verbose_name="source",
+            ),
+        ),
+        migrations.AddField(
+            model_name="visitor",
+            name="stopped_on",
+            field=models.DateTimeField(
+                blank=True, editable=False, null=True, verbose_name="tracking stopped by staff on"
+            ),
+        ),
+        migrations.CreateModel(
+            name="PartnerCode",
+            fields=[
+                (
+                    "id",
+                    models.AutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "code",
+                    models.CharField(
+                        max_length=40,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A[A-Za-z0-9][A-Za-z0-9_-]{1,38}[A-Za-z0-9]\\Z",
+                                "Enter 3 to 40 characters: letters from a to z, digits, - and _. Begin and end with a letter or a digit.",
+                            )
+                        ],
+                        verbose_name="code",
+                    ),
+                ),
+                ("key", models.CharField(editable=False, max_length=40, unique=True)),
+                ("active", models.BooleanField(default=True, verbose_name="active")),
+                (
+                    "partner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="codes",
+                        to="affiliations.partner",
+                        verbose_name="partner",
+                    ),
+                ),
+            ],
+            options={
+                "verbose_name": "partner code",
+                "verbose_name_plural": "partner codes",
+            },
+        ),
+        # The last, and so the first on the way back.
+        migrations.RunPython(migrations.RunPython.noop, refuse),
+    ]
