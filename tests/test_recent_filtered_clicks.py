@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from affiliations.exceptions import Reason
-from affiliations.models import FilteredClicks, Partner, RecentFilteredClick
+from affiliations.models import FilteredClicks, Partner, RecentFilteredClick, clicks
 from affiliations.models.clicks import KEPT_CLICKS
 from affiliations.tracking import register_visitor
 from tests.arrivals import commit
@@ -129,6 +129,7 @@ def test_few_are_all_kept(monkeypatch) -> None:
 
 
 def test_a_flood_stays_bounded_and_costs_little_more_than_one_statement_each(monkeypatch) -> None:
+    monkeypatch.setattr(clicks, "_CLICKS_PER_TRIM", 100)
     monkeypatch.setattr(random, "randrange", random.Random(7).randrange)
     keep(KEPT_CLICKS)
     with CaptureQueriesContext(connection) as captured:
