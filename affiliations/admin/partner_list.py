@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from affiliations.reports.columns import Column
 
 #: Columns of the report that would make the list too wide; its CSV file has them.
-_UNLISTED = {"pending", "rejected", "average_order"}
+_UNLISTED = {"pending", "rejected", "average_order", "pending_payout"}
 #: The fields of a partner in the CSV file.
 _RECORDED = ("name", "uid", "group", "active", "email", "notify", "minimum_payout",
              "minimum_payout_currency")  # fmt: skip
