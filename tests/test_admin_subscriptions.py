@@ -471,6 +471,13 @@ class TestAWarning:
         row = staff.get(reverse("admin:affiliations_subscription_changelist")).text
         assert "aff-warning" in row
 
+    def test_is_beside_no_field_of_a_form_that_may_only_be_viewed(self) -> None:
+        subscription = SubscriptionFactory(trigger="Order placed", **PERCENT | MANUAL)
+        client = allowed("view_partner", "view_subscription")
+        for page in (client.get(url(subscription)), client.get(url(subscription.partner, "deal"))):
+            assert "Order placed" in shown(page)
+            assert "aff-caution" not in page.text
+
     def test_costs_no_query_in_the_list(self, staff: Client) -> None:
         def queries() -> int:
             with CaptureQueriesContext(connection) as captured:

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
+from datetime import timezone as fixed
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from affiliations.models import (
     Conversion,
     DailyClicks,
     Partner,
+    Settlement,
     Subscription,
     Visitor,
 )
@@ -557,3 +559,30 @@ def test_daily_totals_and_filtered_clicks_outlive_their_partner(
         assert report(march).total.clicks == 50
         assert report(march, dimension=Dimension.SUB1).total.clicks == 50
         assert arrivals(march).filtered == {"bot": 6}
+
+
+def test_statements_are_numbered_by_the_year_the_oldest_first(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, settings: Any
+) -> None:
+    settings.TIME_ZONE = "Europe/Copenhagen"
+    with django_db_blocker.unblock(), old_site.empty_database():
+        before = ("affiliations", "0018_tests")
+        call_command("migrate", *before, verbosity=0)
+        old = MigrationExecutor(connection).loader.project_state(before).apps
+        partner = old.get_model("affiliations.Partner").objects.create(name="A", active=True)
+        made_on = [
+            datetime(2025, 7, 1, 12, tzinfo=fixed.utc),
+            datetime(2024, 5, 1, 12, tzinfo=fixed.utc),
+            # The first hour of the year in Copenhagen.
+            datetime(2024, 12, 31, 23, 30, tzinfo=fixed.utc),
+            datetime(2024, 5, 1, 12, tzinfo=fixed.utc),
+        ]
+        for created_on in made_on:
+            old.get_model("affiliations.Settlement").objects.create(
+                partner=partner, currency="EUR", before=created_on, created_on=created_on
+            )
+        call_command("migrate", verbosity=0)
+
+        numbered = Settlement.objects.order_by("pk").values_list("year", "year_number")
+        assert list(numbered) == [(2025, 2), (2024, 1), (2025, 1), (2024, 2)]
+        assert [Settlement.objects.next_number(year) for year in (2024, 2025, 2026)] == [3, 3, 1]
