@@ -174,7 +174,7 @@ class ClickResponse:
         refusal = filter_reason or self.click.refusal(partner)
         if refusal is None and (agrees := consent.agrees(self.request)) is not False:
             register = consent.defer if agrees is None else consent.arrive
-            register(self.request, cast("Partner", partner), self.click)
+            register(self.request, cast("Partner", partner), self.click.facts())
             return None
         refusal = refusal or Reason.NO_CONSENT
         uid, nonce = self.click.uid, self.click.test_nonce

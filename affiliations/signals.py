@@ -11,11 +11,12 @@ from django.db import transaction
 from django.db.models import Model
 from django.dispatch import Signal
 
-#: A partner's link was followed and counted. Sent by ``Visitor`` with ``visitor`` and ``request``.
+#: A partner's link was followed and counted, or ``refer()`` was called. Sent by ``Visitor`` with
+#: ``visitor`` and ``request``, which is ``None`` if it is not the visitor's.
 visitor_registered = Signal()
 
 #: A click on a partner's link was filtered. Sent by ``Partner`` with ``partner`` (``None`` if it
-#: is unknown), ``reason`` and ``request``.
+#: is unknown), ``reason`` and ``request``, which is ``None`` if ``refer()`` had none.
 click_filtered = Signal()
 
 #: A trigger fired and had no effect. Sent by ``Conversion`` with ``trigger``, ``reason``,

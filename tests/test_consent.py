@@ -349,7 +349,7 @@ def test_a_click_that_has_waited_too_long_is_in_nobodys_way(browser, settings, m
 def test_whoever_agrees_too_late_is_registered_and_nobodys_visitor_at_once(partner) -> None:
     request = request_with(None)
     request.META["HTTP_HOST"] = "shop.example"
-    consent.defer(request, partner, Click.in_link(request, partner.link("/")))
+    consent.defer(request, partner, Click.in_link(request, partner.link("/")).facts())
     (_, facts) = request.session[WAITING][0]
     facts["referred_on"] = (timezone.now() - timedelta(days=31)).isoformat()
 
@@ -647,7 +647,7 @@ def test_in_a_transaction_it_is_counted_when_that_is_committed(partner) -> None:
     request = request_with(None)
     click = Click.in_link(request, partner.link("/"))
     request.META["HTTP_HOST"] = "shop.example"
-    consent.defer(request, partner, click)
+    consent.defer(request, partner, click.facts())
 
     with transaction.atomic():
         consent.forget_visitor(request)
@@ -667,7 +667,7 @@ def test_rolled_back_everything_is_remembered_as_it_was(partner, settings, with_
     if with_session:
         request.session.update(held(open_one))
     request.META["HTTP_HOST"] = "shop.example"
-    consent.defer(request, partner, Click.in_link(request, partner.link("/")))
+    consent.defer(request, partner, Click.in_link(request, partner.link("/")).facts())
 
     for _ in range(2):
         with transaction.atomic():
@@ -712,7 +712,7 @@ def test_who_agrees_twice_at_once_has_come_once(partner) -> None:
     for request in requests:
         request.META["HTTP_HOST"] = "shop.example"
     first, second = requests
-    consent.defer(first, partner, Click.in_link(first, partner.link("/", click_id="42")))
+    consent.defer(first, partner, Click.in_link(first, partner.link("/", click_id="42")).facts())
     second.session.update(first.session.items())
 
     registered = [consent.register_visitor(request) for request in requests]

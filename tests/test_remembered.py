@@ -268,7 +268,7 @@ def test_a_click_that_waits_is_of_the_partner_with_the_uid_not_with_the_key(
     request.META["HTTP_HOST"] = "shop.example"
     click = Click.in_link(request, partner.link("/"))
     assert click is not None
-    consent.defer(request, partner, click)
+    consent.defer(request, partner, click.facts())
     Partner.objects.filter(pk=partner.pk).update(uid="another1")
 
     assert consent.register_visitor(request) is None

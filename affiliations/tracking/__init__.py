@@ -7,9 +7,11 @@ from affiliations.lazy import lazy_exports
 __all__ = [
     "acurrent_visitor",
     "aforget_visitor",
+    "arefer",
     "aregister_visitor",
     "current_visitor",
     "forget_visitor",
+    "refer",
     "register_visitor",
 ]
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
         forget_visitor,
         register_visitor,
     )
+    from affiliations.tracking.referrals import arefer, refer
     from affiliations.tracking.visitors import acurrent_visitor, current_visitor
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -31,6 +34,7 @@ else:
                 "forget_visitor",
                 "register_visitor",
             ],
+            "referrals": ["arefer", "refer"],
             "visitors": ["acurrent_visitor", "current_visitor"],
         },
     )

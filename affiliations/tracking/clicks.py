@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from ipaddress import ip_address
 from typing import Any
@@ -53,6 +54,7 @@ _MAX_LINK = 32_768
 _MAX_UID = 1_000
 #: The part of an absolute URL before its path. A URL in the query is not matched.
 _SITE = re.compile(r"\A\s*[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
+_SCHEMES = ("http", "https")
 #: A part of the name of a host. Containers and some subdomains have an underscore.
 _LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
 #: What a browser accepts first for an image, a film, a sound or a style sheet.
@@ -126,7 +128,9 @@ class Click:
         if not f"{path}/".startswith(f"{prefix}/"):
             path = prefix + path  # Under ASGI Django leaves out the prefix that a proxy removed.
         click = cls(request, escape_uri_path(path), link)
-        click.referrer = _referring_page(request.headers.get("Referer", ""))
+        click.referrer = referring_page(
+            request.headers.get("Referer", "").encode("latin-1", "replace")
+        )
         # A service worker is of the same origin as the page that it fetches. The referrer is kept.
         click.is_same_origin = (
             request.headers.get("Sec-Fetch-Site") == "same-origin"
@@ -147,9 +151,7 @@ class Click:
         query = raw.encode(errors="replace")
         if (found := _read(query)) is None:
             return None
-        # A browser has escaped its links already, so "%" is safe.
-        path = quote(path, safe="!$&'()*+,-./:;=@_~%", errors="replace")
-        return cls(request, path, found)
+        return cls(request, _escaped_path(path), found)
 
     @property
     def test_nonce(self) -> str | None:
@@ -171,18 +173,15 @@ class Click:
     def facts(self) -> dict[str, Any]:
         """Return the click as fields of ``Visitor``."""
         is_quoted = self._is_quoted_printable()
-        ids = self.link.ids
-        values = {
-            name: query_strings.unquoted(ids.get(key, b""), is_quoted_printable=is_quoted)
+        ids = {
+            name: query_strings.unquoted(self.link.ids.get(key, b""), is_quoted_printable=is_quoted)
             for name, key in _id_keys().items()
         }
-        facts = {name: _decoded(value) for name, value in values.items()}
-        facts |= {"entry_point": self._entry_point(), "referrer": self.referrer}
-        limits = {field.name: field.max_length for field in Visitor._meta.fields}
-        stored = {name: _storable(value[: limits[name]]) for name, value in facts.items()}
-        if lost := _lost_click_id(values["click_id"], facts["click_id"]):
-            stored |= {"click_id": "", "lost_click_id": lost}
-        return {"test_nonce": self.test_nonce, "is_internal": self._is_internal(), **stored}
+        return {
+            "test_nonce": self.test_nonce,
+            "is_internal": self._is_internal(),
+            **stored_texts(ids, entry_point=self._entry_point(), referrer=self.referrer),
+        }
 
     @cached_property
     def page(self) -> LandingPage:
@@ -207,7 +206,7 @@ class Click:
         if accepted.startswith(_BACKGROUND_TYPES) and "text/html" not in accepted:
             return Reason.SUBRESOURCE
         # Cut, because the patterns take a time that grows with the square of the length.
-        user_agent = headers.get("User-Agent", "")[:1_000]
+        user_agent = _user_agent(self.request)[:1_000]
         if settings.ignore_bots and is_crawler(user_agent):
             return Reason.BOT
         return None
@@ -250,11 +249,57 @@ class Click:
         return self.is_same_origin or is_own_host
 
     def _entry_point(self) -> str:
-        """Return the URL of the landing page; only its path if the host makes no valid URL."""
-        location = _location(redacted_path(self.path, self.page), redacted_query(self.link.rest))
-        path = quote(location, safe="!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", encoding="latin-1")
-        host = _host_of(self.request)
-        return f"{self.request.scheme}://{host}{path}" if _is_host(host) else path
+        site = f"{self.request.scheme}://{_host_of(self.request)}"
+        return _page_url(site, self.path, self.page, self.link.rest)
+
+
+def stored_texts(ids: Mapping[str, bytes], *, entry_point: str, referrer: str) -> dict[str, str]:
+    """
+    Return texts of a referral as they are stored, by field of ``Visitor``.
+
+    Long ones are cut, and those that are not text or cannot be stored are empty. ``ids`` has all of
+    ``CLICK_FIELDS``. ``lost_click_id`` is among the fields if there is a reason.
+    """
+    texts = {name: _decoded(value) for name, value in ids.items()}
+    texts |= {"entry_point": entry_point, "referrer": referrer}
+    limits = {field.name: field.max_length for field in Visitor._meta.fields}
+    stored = {name: _storable(text[: limits[name]]) for name, text in texts.items()}
+    if lost := _lost_click_id(ids["click_id"], texts["click_id"]):
+        stored |= {"click_id": "", "lost_click_id": lost}
+    return stored
+
+
+def stated_entry_point(request: HttpRequest, raw: bytes) -> str:
+    """
+    Return the URL of a landing page that code states, as that of a link is stored.
+
+    The uid is removed, personal data is redacted, and only the path and query are kept if the site
+    makes no valid URL. A URL of more than 32 KB is not stored, nor the partner's own page.
+    """
+    url, _, _ = _decoded(raw).partition("#")
+    if not url or len(raw) > _MAX_LINK:
+        return ""
+    url = links.stripped(url)
+    site = match[0].strip() if (match := _SITE.match(url)) else ""
+    path, _, query = url[match.end() if match else 0 :].partition("?")
+    path = _escaped_path(path)
+    page = LandingPage.of(request, path)
+    return "" if page.is_partner_page else _page_url(site, path, page, query.encode())
+
+
+def _escaped_path(path: str) -> str:
+    # A browser has escaped its URLs already, so "%" is safe.
+    path = quote(path, safe="!$&'()*+,-./:;=@_~%", errors="replace")
+    return f"/{path.removeprefix('/')}"
+
+
+def _page_url(site: str, path: str, page: LandingPage, query: bytes) -> str:
+    """Return the URL of a landing page; only its path if the site makes no valid URL."""
+    location = _location(redacted_path(path, page), redacted_query(query))
+    path = quote(location, safe="!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", encoding="latin-1")
+    scheme, _, authority = site.lower().partition("://")
+    host = authority.rpartition("@")[2]
+    return f"{scheme}://{host}{path}" if scheme in _SCHEMES and _is_host(host) else path
 
 
 def _host_of(request: HttpRequest) -> str:
@@ -281,7 +326,7 @@ def refusal(partner: Partner | None) -> Reason | None:
 
 
 def refuse(
-    request: HttpRequest,
+    request: HttpRequest | None,
     partner: Partner | None,
     reason: Reason,
     *,
@@ -296,7 +341,7 @@ def refuse(
     transaction of the host. Of a test link, staff see the reason, and the ``rival`` in the way.
     ``uid`` is that of the link, if it is at hand.
     """
-    agent = request.headers.get("User-Agent", "")
+    agent = _user_agent(request)
     fields = logs.fields(partner=partner.pk if partner else None, reason=reason.value)
     logger.debug(
         "A click was filtered: %s (%s, by %r).", reason.value, partner, agent, extra=fields
@@ -316,7 +361,7 @@ def refuse(
 
 
 def record_test(
-    request: HttpRequest,
+    request: HttpRequest | None,
     partner: Partner,
     nonce: str,
     reason: Reason | None,
@@ -343,8 +388,12 @@ def readable_uid(raw: bytes) -> str:
     return text[: RecentFilteredClick._meta.get_field("uid").max_length]
 
 
-def _browser(request: HttpRequest) -> str:
-    agent = request.headers.get("User-Agent", "")
+def _user_agent(request: HttpRequest | None) -> str:
+    return "" if request is None else request.headers.get("User-Agent", "")
+
+
+def _browser(request: HttpRequest | None) -> str:
+    agent = _user_agent(request)
     return next((name for part, name in _BROWSERS.items() if part in agent), "")
 
 
@@ -357,13 +406,17 @@ def _id_keys() -> dict[str, str]:
     return dict(zip(CLICK_FIELDS, [settings.click_id_key, *settings.sub_id_keys], strict=False))
 
 
-def _referring_page(referer: str) -> str:
-    """Return the URL of the referring page, without user, query, fragment, e-mail addresses."""
+def referring_page(raw: bytes) -> str:
+    """
+    Return the URL of the referring page, without user, query, fragment, e-mail addresses.
+
+    A URL of more than 32 KB is not stored.
+    """
     try:
-        parts = urlsplit(_decoded(referer.encode("latin-1")))
-    except ValueError:  # Brackets without an address, or characters that no header has.
+        parts = urlsplit(_decoded(raw) if len(raw) <= _MAX_LINK else "")
+    except ValueError:  # Brackets without an address.
         return ""
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if parts.scheme not in _SCHEMES or not parts.netloc:
         return ""
     host = parts.netloc.rpartition("@")[2]
     if not _is_host(host):

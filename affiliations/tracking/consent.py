@@ -41,15 +41,15 @@ def agrees(request: HttpRequest) -> bool | None:
         return False
 
 
-def arrive(request: HttpRequest, partner: Partner, click: Click) -> None:
-    """Register the deferred clicks, and then this one."""
+def arrive(request: HttpRequest, partner: Partner, facts: dict[str, Any]) -> Visitor | None:
+    """Register the deferred clicks, and then this one, by its fields of ``Visitor``."""
     _register_deferred(request)
-    visitors.register(request, partner, **click.facts())
+    return visitors.register(request, partner, **facts)
 
 
-def defer(request: HttpRequest, partner: Partner, click: Click) -> None:
+def defer(request: HttpRequest, partner: Partner, facts: dict[str, Any]) -> None:
     """Keep a click in the session until the visitor agrees to be remembered, or refuses."""
-    facts = {"referred_on": timezone.now().isoformat(), **click.facts()}
+    facts = {"referred_on": timezone.now().isoformat(), **facts}
     _drop(request, sessions.defer(request, (partner.uid, facts)))
 
 

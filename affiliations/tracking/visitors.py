@@ -44,9 +44,10 @@ _STORES = (sessions, cookies)
 
 
 def register(
-    request: HttpRequest,
+    request: HttpRequest | None,
     partner: Partner,
     *,
+    user: User | None = None,
     referred_on: datetime | None = None,
     test_nonce: str | None = None,
     is_internal: bool = False,
@@ -58,9 +59,10 @@ def register(
     ``facts`` are fields of ``Visitor``: ``entry_point``, ``click_id``, ``sub1`` and so on. A click
     on the same link within the dedupe window returns the current visitor, and so does a test link
     that does not count. Without a session and a cookie the row is written, but later requests
-    cannot find it.
+    cannot find it. ``request`` is ``None`` if code refers a customer who is not in this browser,
+    who may be known by ``user``.
     """
-    if test_nonce is not None:
+    if request is not None and test_nonce is not None:
         return _register_test(request, partner, test_nonce, referred_on or timezone.now(), facts)
     if referred_on is not None:
         # The time of a deferred click identifies it, as two requests may register it at once.
@@ -69,7 +71,10 @@ def register(
             _remember(request, visitor)
             return visitor
     referred_on = referred_on or timezone.now()
-    current = current_visitor(request)
+    current = None if request is None else current_visitor(request)
+    if current is None and user is not None:
+        # Such as of an app on a phone, which keeps neither session nor cookie.
+        current = visitor_of_user(user)
     # A real click takes the place of a test.
     competitor = None if current is None or current.is_test else current
     if (
@@ -79,6 +84,7 @@ def register(
         and _is_duplicate(competitor, partner, referred_on, facts)
     ):
         clicks.refuse(request, partner, Reason.DUPLICATE_CLICK)
+        _set_user(competitor, user)
         return competitor
     # A click from the site itself displaces no other, and any other displaces it.
     competitor_stays = competitor is not None and (
@@ -86,7 +92,7 @@ def register(
     )
     visitor = Visitor.objects.create(
         partner=partner,
-        user=request_user(request),
+        user=user or (None if request is None else request_user(request)),
         referred_on=referred_on,
         is_internal=is_internal,
         previous=None if competitor_stays else current,
@@ -208,7 +214,8 @@ def link_user(
     if request is None or remembers_no_visitor(request) or not isinstance(user, get_user_model()):
         return
     run_isolated(
-        lambda: _link(request, user), "A visitor who has logged in could not be linked to the user."
+        lambda: _set_user(current_visitor(request), user),
+        "A visitor who has logged in could not be linked to the user.",
     )
 
 
@@ -227,14 +234,14 @@ def link_new_user(
 
     def link() -> None:
         if request_user(request) is None and not is_on_staff_page(request):
-            _link(request, instance)
+            _set_user(current_visitor(request), instance)
 
     run_isolated(link, "A visitor who has signed up could not be linked to the user.")
 
 
-def _link(request: HttpRequest, user: User) -> None:
-    visitor = current_visitor(request)
-    if visitor is None or visitor.user_id is not None:
+def _set_user(visitor: Visitor | None, user: User | None) -> None:
+    """Set a visitor's user, unless there is one."""
+    if visitor is None or visitor.user_id is not None or user is None:
         return
     if Visitor.objects.filter(pk=visitor.pk, user=None).update(user=user):
         visitor.user = user
@@ -333,7 +340,7 @@ def _register_test(
     return current_visitor(request)
 
 
-def _announce(request: HttpRequest, visitor: Visitor) -> None:
+def _announce(request: HttpRequest | None, visitor: Visitor) -> None:
     transaction.on_commit(
         lambda: visitor_registered.send_robust(Visitor, visitor=visitor, request=request),
         using=visitor._state.db,
@@ -378,7 +385,9 @@ def _is_duplicate(visitor: Visitor, partner: Partner, now: datetime, facts: dict
     )
 
 
-def _remember(request: HttpRequest, visitor: Visitor) -> None:
+def _remember(request: HttpRequest | None, visitor: Visitor) -> None:
+    if request is None:
+        return
     for store in _STORES:
         store.remember(request, visitor)
     state = RequestState.of(request)
