@@ -5,6 +5,7 @@ from importlib import import_module
 import django.core.validators
 import django.db.models.deletion
 from django.db import migrations, models
+from django.utils import timezone
 
 #: Stops the way back before anything is lost.
 refuse = import_module("affiliations.migrations.0010_plain_names").refuse
@@ -129,6 +130,28 @@ class Migration(migrations.Migration):
                 "verbose_name": "partner code",
                 "verbose_name_plural": "partner codes",
             },
+        ),
+        migrations.AddIndex(
+            model_name="conversion",
+            index=models.Index(
+                fields=[
+                    "created_on",
+                    "is_test",
+                    "partner",
+                    "status",
+                    "payout_currency",
+                    "currency",
+                    "payout_type",
+                    "payout",
+                    "amount",
+                ],
+                name="affiliations_conv_report",
+            ),
+        ),
+        migrations.AlterField(
+            model_name="conversion",
+            name="created_on",
+            field=models.DateTimeField(default=timezone.now, verbose_name="created on"),
         ),
         # The last, and so the first on the way back.
         migrations.RunPython(migrations.RunPython.noop, refuse),

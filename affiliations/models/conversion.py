@@ -210,7 +210,7 @@ class Conversion(HasReason, SubIds):
         _("notified events"), default=list, blank=True, editable=False
     )
     is_test = models.BooleanField(_("test"), default=False)
-    created_on = models.DateTimeField(_("created on"), default=timezone.now, db_index=True)
+    created_on = models.DateTimeField(_("created on"), default=timezone.now)
 
     objects = ConversionQuerySet.as_manager()
 
@@ -231,6 +231,21 @@ class Conversion(HasReason, SubIds):
             ),
         ]
         indexes = [
+            # For reports, which add up without reading the rows.
+            models.Index(
+                fields=[
+                    "created_on",
+                    "is_test",
+                    "partner",
+                    "status",
+                    "payout_currency",
+                    "currency",
+                    "payout_type",
+                    "payout",
+                    "amount",
+                ],
+                name="affiliations_conv_report",
+            ),
             models.Index(fields=["status", "approve_on"], name="affiliations_conversion_waits"),
             # Without the rows, the sums of payouts for the overview.
             models.Index(
