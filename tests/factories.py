@@ -11,6 +11,7 @@ from affiliations.models import (
     Callback,
     Conversion,
     Partner,
+    PartnerCode,
     Subscription,
     Visitor,
 )
@@ -38,6 +39,14 @@ class PartnerFactory(DjangoModelFactory):
 
     name = factory.Sequence(lambda n: f"Partner {n}")
     active = True
+
+
+class PartnerCodeFactory(DjangoModelFactory):
+    class Meta:
+        model = PartnerCode
+
+    partner = factory.SubFactory(PartnerFactory)
+    code = factory.Sequence(lambda n: f"Code-{n}")
 
 
 class SubscriptionFactory(DjangoModelFactory):

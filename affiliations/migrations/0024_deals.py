@@ -4,6 +4,7 @@ from importlib import import_module
 
 import django.core.validators
 import django.db.models.deletion
+import django.db.models.functions.text
 from django.db import migrations, models
 from django.utils import timezone
 
@@ -46,6 +47,11 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.AddField(
+            model_name="failedtrigger",
+            name="codes",
+            field=models.TextField(blank=True, db_default="", default="", verbose_name="codes"),
+        ),
+        migrations.AddField(
             model_name="subscription",
             name="earns_for",
             field=models.CharField(
@@ -66,6 +72,13 @@ class Migration(migrations.Migration):
             name="earns_months",
             field=models.PositiveSmallIntegerField(
                 blank=True, null=True, verbose_name="earns for (months)"
+            ),
+        ),
+        migrations.AddField(
+            model_name="visitor",
+            name="code_key",
+            field=models.CharField(
+                default=None, editable=False, max_length=32, null=True, unique=True
             ),
         ),
         migrations.AddField(
@@ -104,6 +117,7 @@ class Migration(migrations.Migration):
                 (
                     "code",
                     models.CharField(
+                        help_text="A coupon, the end of a readable link, or an id of an earlier system.",
                         max_length=40,
                         validators=[
                             django.core.validators.RegexValidator(
@@ -114,7 +128,16 @@ class Migration(migrations.Migration):
                         verbose_name="code",
                     ),
                 ),
-                ("key", models.CharField(editable=False, max_length=40, unique=True)),
+                (
+                    "key",
+                    models.GeneratedField(
+                        db_persist=True,
+                        expression=django.db.models.functions.text.Lower("code"),
+                        output_field=models.CharField(max_length=40),
+                        serialize=False,
+                        unique=True,
+                    ),
+                ),
                 ("active", models.BooleanField(default=True, verbose_name="active")),
                 (
                     "partner",

@@ -302,6 +302,12 @@ class Partner(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        # Links are tried as uids first, so the code would lead to the wrong partner.
+        while self._state.adding and Partner.objects.filter(codes__key=self.uid.lower()).exists():
+            self.uid = new_uid()
+        super().save(*args, **kwargs)
+
     def clean(self) -> None:
         super().clean()
         self.minimum_payout_currency = self.minimum_payout_currency.strip().upper()

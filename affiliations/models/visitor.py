@@ -169,6 +169,10 @@ class Visitor(SubIds):
     test_nonce = models.CharField(  # noqa: DJ001 -- see above
         max_length=32, unique=True, null=True, default=None, editable=False
     )
+    # So that two orders of one customer with a partner's code, at once, make one visitor.
+    code_key = models.CharField(  # noqa: DJ001 -- as above
+        max_length=32, unique=True, null=True, default=None, editable=False
+    )
 
     objects = VisitorQuerySet.as_manager()
 
