@@ -176,9 +176,12 @@ def day_of(moment: datetime) -> date:
 
 
 def _months_before(day: date, count: int) -> date:
-    """Return the same day some months before; the last of that month if it is shorter."""
-    months = day.year * 12 + day.month - 1 - count
-    year, month = divmod(months, 12)
+    return months_after(day, -count)
+
+
+def months_after(day: date, count: int) -> date:
+    """Return the same day some months later; the last of that month if it is shorter."""
+    year, month = divmod(day.year * 12 + day.month - 1 + count, 12)
     return date(year, month + 1, min(day.day, monthrange(year, month + 1)[1]))
 
 

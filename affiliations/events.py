@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from django.contrib.auth import get_user_model
 from django.db import OperationalError, connections, transaction
 from django.db.models import Model
+from django.utils import timezone
 
 from affiliations import db
 from affiliations.amounts import Money, parse
 from affiliations.conf import settings
-from affiliations.conversions import attempts, by_reference, recording
+from affiliations.conversions import attempts, by_reference, earning, recording
 from affiliations.exceptions import NotCredited, Reason
 from affiliations.models import Conversion, FailedTrigger, Visitor
 from affiliations.options import default_reference, model_of, value_of
@@ -114,10 +115,27 @@ class TriggerEvent:
 
     def credit(self) -> Conversion:
         """Record the conversion; raise ``NotCredited`` if no partner is credited."""
-        visitor = self._find_visitor()
-        conversion = recording.record(
+        visitor, in_period = self._whose()
+        try:
+            conversion = self._record(visitor, in_period)
+        except NotCredited as refusal:
+            was_open = visitor.closed_on is None
+            if in_period or not was_open or refusal.reason is not Reason.REFERRAL_CLOSED:
+                raise
+            # Another conversion has just closed it, and may have begun its earning period.
+            visitor, in_period = self._whose()
+            if not in_period:
+                raise
+            conversion = self._record(visitor, in_period)
+        if conversion.closes and self.request is not None:
+            visitors.look_up_again(self.request)
+        return conversion
+
+    def _record(self, visitor: Visitor, in_period: bool) -> Conversion:
+        return recording.record(
             visitor,
             self.name,
+            in_period=in_period,
             user=self._buyer(visitor),
             instance=self.instance,
             reference=self._reference(),
@@ -126,9 +144,6 @@ class TriggerEvent:
             read_amount=self._amount_reader(),
             now=self.fired_on,
         )
-        if conversion.closes and self.request is not None:
-            visitors.look_up_again(self.request)
-        return conversion
 
     def decide(self, status: str) -> Conversion:
         """Approve or reject the conversion of the reference; or raise ``NotCredited``."""
@@ -239,24 +254,58 @@ class TriggerEvent:
         return "" if reference is None else str(reference)
 
     def _find_visitor(self) -> Visitor:
-        """Return the visitor to credit, open or not; raise ``NotCredited`` if there is none."""
-        visitor, is_buyer = None, True
-        if self._has("visitor"):
-            visitor = visitors.find(self._visitor_id())
-        else:
-            is_buyer = not is_on_staff_page(self.request)
-            if self._has("user"):
-                is_buyer &= not self._is_user_unknown() and (
-                    self._logged_in_user() in (None, self._stated_user)
-                )
-            visitor = visitors.credited_visitor(
-                self.request if is_buyer else None,
-                self._buyer() if settings.attribute_by_user else None,
-            )
+        return self._whose()[0]
+
+    def _whose(self) -> tuple[Visitor, bool]:
+        """
+        Return the visitor to credit, open or not, and whether it is credited by an earning period.
+
+        These are asked in this order, as docs/attribution.rst says:
+
+        1. a running earning period of the stated visitor or of the stated user,
+        2. the stated visitor,
+        3. the open referrals of the browser and of the buyer.
+
+        Raises:
+            NotCredited: If there is no visitor.
+        """
+        stated = visitors.find(self._visitor_id()) if self._has("visitor") else None
+        in_period = self._find_in_period(stated)
+        if in_period is not None and not in_period.is_test:
+            return in_period, True
+        visitor, is_buyer = stated, True
+        if not self._has("visitor"):
+            visitor, is_buyer = self._find_open()
+        # A test replaces no open referral.
+        if in_period is not None and (visitor is None or not visitor.is_open):
+            return in_period, True
         if visitor is None:
             reason = Reason.NO_VISITOR if is_buyer else Reason.NOT_THE_BUYER
             raise NotCredited(reason, reference=self._reference())
-        return visitor
+        return visitor, False
+
+    def _find_in_period(self, stated: Visitor | None) -> Visitor | None:
+        """Return the visitor whose earning period runs; without a stated user mostly no query."""
+        # A later try has a user who was not stated at first, and the visitor who was found.
+        is_stated = self._has("user") and (self.fired_on is None or stated is None)
+        user = self._stated_user if is_stated else None
+        if user is None and (stated is None or stated.successful_on is None or stated.is_open):
+            return None
+        now = self.fired_on or timezone.now()
+        return earning.find(self.name, now, visitor=stated, user=user)
+
+    def _find_open(self) -> tuple[Visitor | None, bool]:
+        """Return the referral of the browser or the buyer, and whether the browser may count."""
+        is_buyer = not is_on_staff_page(self.request)
+        if self._has("user"):
+            is_buyer &= not self._is_user_unknown() and (
+                self._logged_in_user() in (None, self._stated_user)
+            )
+        visitor = visitors.credited_visitor(
+            self.request if is_buyer else None,
+            self._buyer() if settings.attribute_by_user else None,
+        )
+        return visitor, is_buyer
 
     def _visitor_id(self) -> Any:
         """Return the key of the stated visitor, which a host may also state by its key."""
@@ -321,6 +370,7 @@ def has_no_visitor(
     options: Mapping[str, Any],
     instance: object = None,
     visitor: object = None,
+    user: object = None,
 ) -> bool:
     """
     Tell, without a query or reading the session, whether there is certainly no visitor.
@@ -328,7 +378,10 @@ def has_no_visitor(
     Each save of a model that has a trigger asks. To create a ``TriggerEvent`` first would take
     longer than the answer.
     """
-    is_stated = visitor is not None or (instance is not None and "visitor" in options)
+    # A stated user may have an earning period.
+    is_stated = not (visitor is None and user is None) or (
+        instance is not None and ("visitor" in options or "user" in options)
+    )
     if is_stated or settings.attribute_by_user:
         return False
     return request is None or visitors.remembers_no_visitor(request)

@@ -33,6 +33,8 @@ class Reason(models.TextChoices):
     NOT_SUBSCRIBED = "not_subscribed", _("the partner has no active subscription to this trigger")
     ALREADY_COUNTED = "already_counted", _("already credited")
     REFERRAL_CLOSED = "referral_closed", _("tracking ended with an earlier conversion")
+    EARNING_ENDED = "earning_ended", _("the earning period has ended")
+    STOPPED = "stopped", _("staff stopped tracking the visitor")
     NO_REFERENCE = (
         "no_reference",
         _("the reference is missing, and the subscription counts every order"),

@@ -90,7 +90,7 @@ def complete_trigger(
         DatabaseError: If the error has ended the host's own transaction. Others are logged.
     """
     request = binding.real_request(request)
-    if has_no_visitor(request, options_of(name), instance, visitor):
+    if has_no_visitor(request, options_of(name), instance, visitor, user):
         return None
     event = TriggerEvent(request, name, instance, visitor, user, reference, amount, currency)
     return _credit(event)
@@ -106,7 +106,7 @@ async def acomplete_trigger(
     """
     request = binding.real_request(request)
     event = TriggerEvent(request, name, **stated)
-    if has_no_visitor(request, event.options, event.instance, event.visitor):
+    if has_no_visitor(request, event.options, event.instance, event.visitor, event.user):
         return None
     return await sync_to_async(complete_trigger)(request, name, **stated)
 

@@ -28,6 +28,7 @@ from affiliations.models import (
     CallbackAttempt,
     Conversion,
     FailedTrigger,
+    Partner,
     Settlement,
     UncreditedTrigger,
     Visitor,
@@ -709,6 +710,22 @@ def closed() -> Conversion | None:
     return complete_trigger(None, "Order placed", visitor=visitor, reference="17")
 
 
+def earned() -> Conversion | None:
+    visitor = referred(
+        "Order placed", counting="every", earns_for="months", earns_months=1, closes_referral=False
+    )
+    assert complete_trigger(None, "Order placed", visitor=visitor, reference="16")
+    Partner.objects.update(window=timedelta(days=90))
+    Conversion.objects.update(created_on=now() - timedelta(days=60))
+    return complete_trigger(None, "Order placed", visitor=visitor, reference="17")
+
+
+def stopped() -> Conversion | None:
+    visitor = referred("Order placed")
+    visitor.stop()
+    return complete_trigger(None, "Order placed", visitor=visitor, reference="17")
+
+
 def without_reference() -> Conversion | None:
     visitor = referred("Order placed", counting="every")
     return complete_trigger(None, "Order placed", visitor=visitor)
@@ -752,6 +769,8 @@ REFUSALS = {
     Reason.PARTNER_INACTIVE: inactive,
     Reason.NOT_SUBSCRIBED: not_subscribed,
     Reason.REFERRAL_CLOSED: closed,
+    Reason.EARNING_ENDED: earned,
+    Reason.STOPPED: stopped,
     Reason.NO_REFERENCE: without_reference,
     Reason.ALREADY_COUNTED: twice,
     Reason.NO_VISITOR: by_nobody,

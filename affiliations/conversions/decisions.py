@@ -343,9 +343,9 @@ def _lock_visitors(keys: Sequence[int]) -> None:
 def _reopen_referral(visitor: VisitorQuerySet, conversion: Conversion) -> None:
     """Open the referral that a conversion has closed, unless another conversion closes it."""
     closing = Conversion.objects.standing().filter(visitor=conversion.visitor_id, closes=True)
-    # After a stop for fraud it stays closed.
+    # After a stop, of the partner for fraud or of the visitor, it stays closed.
     trusted = Partner.objects.filter(pk=conversion.partner_id, stopped_on=None)
-    visitor.filter(~Exists(closing), Exists(trusted)).update(closed_on=None)
+    visitor.filter(~Exists(closing), Exists(trusted), stopped_on=None).update(closed_on=None)
 
 
 def log_fields(conversion: Conversion) -> dict[str, object]:

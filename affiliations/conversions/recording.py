@@ -49,6 +49,7 @@ def record(
     amount: object = None,
     currency: str = "",
     manual: bool = False,
+    in_period: bool = False,
     by: User | None = None,
     reason: str = "",
     read_amount: Callable[[], tuple[object, str]] | None = None,
@@ -70,6 +71,8 @@ def record(
         currency: The currency of the amount, by ISO 4217.
         manual: Whether staff record it. If so, a closed or expired visitor can be credited as well,
             and the reference of a rejected conversion can be used again.
+        in_period: Whether an earning period of the visitor runs, as ``earning.find()`` says. If so,
+            a closed or expired visitor is credited as well.
         by: The member of staff who records it.
         reason: Why; cut to 255 characters.
         read_amount: Returns the amount and the currency as they are stored. It is called after the
@@ -81,12 +84,8 @@ def record(
         NotCredited: With the reason, if nothing is credited; then nothing is written.
     """
     now = now or timezone.now()
-    if not manual and (refusal := visitor.refusal(now)) is not None:
-        raise NotCredited(refusal, visitor, reference)
-    # From the database that is written to: a replica may lag behind.
-    subscriptions = visitor.partner.subscriptions.using(db.write_alias()).to_trigger(trigger)
-    if not subscriptions:
-        raise NotCredited(Reason.NOT_SUBSCRIBED, visitor, reference)
+    needs_open = not (manual or in_period)
+    subscriptions = _find_rules(visitor, trigger, reference, now, needs_open=needs_open)
     conversion = Conversion(
         visitor=visitor,
         partner=visitor.partner,
@@ -119,8 +118,10 @@ def record(
             # The visitor's row first, so that two conversions of one visitor wait for each other
             # here. After an insert that refers to the row, each would hold a shared lock of it, and
             # MariaDB would report a deadlock.
-            if credited := visitor.credit(now, user, close=closes and not manual, manual=manual):
-                conversion.closes = closes and (not manual or _close_manually(visitor, now))
+            if credited := visitor.credit(
+                now, user, close=closes and needs_open, manual=manual, in_period=in_period
+            ):
+                conversion.closes = closes and (needs_open or _close(visitor, now))
                 _insert(conversion, in_its_place, manual=manual)
                 delay = _read_amount_on_commit(conversion, subscriptions, late, screened)
                 outbox.queue(conversion, subscriptions, Event.CONVERSION, delay)
@@ -132,15 +133,41 @@ def record(
             raise NotCredited(Reason.ALREADY_COUNTED, visitor, reference) from None
         raise
     if not credited:
-        raise NotCredited(Reason.REFERRAL_CLOSED, visitor, reference)
+        reason = Reason.STOPPED if in_period else Reason.REFERRAL_CLOSED
+        raise NotCredited(reason, visitor, reference)
     if closes:
         visitor.closed_on = visitor.closed_on or now
     return conversion
 
 
-def _close_manually(visitor: Visitor, now: datetime) -> bool:
+def _find_rules(
+    visitor: Visitor, trigger: str, reference: str, now: datetime, *, needs_open: bool
+) -> list[Subscription]:
     """
-    Close a visitor; return whether it is open again once its conversions are rejected.
+    Return the subscriptions to credit by, of which the first has the payout.
+
+    Raises:
+        NotCredited: If there is none, or if the visitor is not open and needs to be. An open one
+            whose earning period has ended does not count either: the attribution window is for the
+            first conversion.
+    """
+    if needs_open and (refusal := visitor.refusal(now)) is not None:
+        raise NotCredited(refusal, visitor, reference)
+    # From the database that is written to: a replica may lag behind.
+    subscriptions = visitor.partner.subscriptions.using(db.write_alias()).to_trigger(trigger)
+    if not subscriptions:
+        raise NotCredited(Reason.NOT_SUBSCRIBED, visitor, reference)
+    has_converted = visitor.successful_on is not None
+    if needs_open and has_converted and subscriptions[0].has_earning_period:
+        first = visitor.first_conversion_on(trigger)
+        if first is not None and not subscriptions[0].is_earning(first, now):
+            raise NotCredited(Reason.EARNING_ENDED, visitor, reference)
+    return subscriptions
+
+
+def _close(visitor: Visitor, now: datetime) -> bool:
+    """
+    Close a visitor that need not be open; return whether a rejection opens it again.
 
     Not if it was closed without a conversion, as visitors of 0.12 are.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,10 +15,12 @@ from django.core.validators import URLValidator
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from affiliations import placeholders, url_mistakes
 from affiliations.amounts import is_currency, rounded
 from affiliations.conf import settings
+from affiliations.dates import day_of, months_after
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models.partner import Partner
 
@@ -30,6 +32,8 @@ DELIVERY_FIELDS = (
     "callbacks_paused_until",
     "pause_count",
 )
+#: The longest earning period besides *Always*: a hundred years.
+MAX_EARNS_MONTHS = 1_200
 
 
 #: A host that may have no dot or an underscore, such as a container, before a port or the end.
@@ -65,6 +69,10 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
         may_send = Q(callbacks_paused_until=None) | Q(callbacks_paused_until__lte=now)
         return self.filter(may_send, callbacks_suspended_on=None)
 
+    def with_earning_period(self) -> SubscriptionQuerySet:
+        """Keep the active subscriptions that earn for longer than the attribution window."""
+        return self.filter(active=True).exclude(earns_for=Subscription.EarnsFor.WINDOW)
+
     def to_trigger(self, trigger: str) -> list[Subscription]:
         """
         Return the active subscriptions to a trigger, oldest first.
@@ -86,8 +94,7 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
         closing = (
             subscription.trigger
             for subscription in active
-            if subscription.closes_referral
-            and (has_others or subscription.counting == Subscription.Counting.EVERY)
+            if subscription.loses_own_conversions or (has_others and subscription.closes_referral)
         )
         return list(dict.fromkeys(closing))
 
@@ -318,7 +325,7 @@ class Subscription(models.Model):
     def clean(self) -> None:
         super().clean()
         self.payout_currency = self.payout_currency.strip().upper()
-        mistakes: dict[str, Any] = self.payout_mistakes()
+        mistakes: dict[str, Any] = {**self.payout_mistakes(), **self._earning_mistakes()}
         currency, value = self.payout_currency, self.payout_value
         if currency and value is not None and not mistakes and rounded(value, currency) != value:
             decimals = {"decimals": get_currency_precision(currency), "currency": currency}
@@ -371,6 +378,65 @@ class Subscription(models.Model):
                 "Leave this empty: only a fixed amount has a payout currency."
             )
         return mistakes
+
+    def _earning_mistakes(self) -> dict[str, Any]:
+        """Return the errors of the earning period, as for ``ValidationError``."""
+        mistakes: dict[str, Any] = {}
+        months = self.earns_months
+        if self.has_earning_period and self.counting == self.Counting.ONCE:
+            mistakes["earns_for"] = _(
+                "Later orders are credited only if every order counts. Choose “Every order” for "
+                "“Count conversions”, or “The attribution window” here."
+            )
+        if self.earns_for != self.EarnsFor.MONTHS:
+            if months is not None:
+                mistakes["earns_months"] = _(
+                    "Choose “A number of months after the first conversion”, or leave this empty."
+                )
+        elif months is None:
+            mistakes["earns_months"] = _("Enter the number of months, such as 12.")
+        elif not 1 <= months <= MAX_EARNS_MONTHS:
+            mistakes["earns_months"] = _(
+                "Enter a number of months from 1 to %(most)s, or choose “Always”."
+            ) % {"most": MAX_EARNS_MONTHS}
+        return mistakes
+
+    @property
+    def has_earning_period(self) -> bool:
+        """Whether later conversions of a customer are credited after the attribution window."""
+        return self.earns_for != self.EarnsFor.WINDOW
+
+    @property
+    def loses_own_conversions(self) -> bool:
+        """Whether it would credit later conversions, had it not stopped tracking the visitor."""
+        counts_all = self.counting == self.Counting.EVERY
+        return self.closes_referral and counts_all and not self.has_earning_period
+
+    def earning_ends_on(self, first: datetime) -> date | None:
+        """
+        Return the day on which the earning period ends, in the time zone of the site.
+
+        The day itself is not in the period, which begins with the conversion at ``first``. ``None``
+        if the period has no end.
+        """
+        if self.earns_for == self.EarnsFor.ALWAYS:
+            return None
+        return months_after(day_of(first), self.earns_months or 0)
+
+    def is_earning(self, first: datetime, now: datetime) -> bool:
+        """Return whether the earning period that begins at ``first`` runs."""
+        if not self.has_earning_period:
+            return False
+        end = self.earning_ends_on(first)
+        return end is None or day_of(now) < end
+
+    @property
+    def earns_display(self) -> str:
+        """For how long it earns, in words."""
+        if self.earns_for != self.EarnsFor.MONTHS:
+            return self.get_earns_for_display()
+        text = ngettext("%(count)s month", "%(count)s months", self.earns_months or 0)
+        return text % {"count": self.earns_months or 0}
 
     @property
     def url_rules(self) -> url_mistakes.Rules:

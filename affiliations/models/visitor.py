@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings as django_settings
 from django.db import models
-from django.db.models import F, Q, Value
+from django.db.models import Exists, F, Min, OuterRef, Q, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -20,6 +20,7 @@ from affiliations.conf import settings
 from affiliations.exceptions import Reason
 from affiliations.models.accounts import known_user
 from affiliations.models.partner import Partner
+from affiliations.models.subscription import Subscription
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -53,6 +54,23 @@ class VisitorQuerySet(models.QuerySet["Visitor"]):
         if (window := settings.attribution_window) is not None:
             site_window &= Q(referred_on__gt=now - window)
         return self.filter(partner_window | site_window, closed_on=None, partner__active=True)
+
+    def converted(self, trigger: str) -> VisitorQuerySet:
+        """
+        Keep those with a conversion of a trigger that is not rejected.
+
+        ``first_on`` is the time of the first of these, with which an earning period begins.
+        """
+        return self.filter(conversions__trigger=trigger, conversions__released=0).annotate(
+            first_on=Min("conversions__created_on")
+        )
+
+    def with_earning_period(self, trigger: str) -> VisitorQuerySet:
+        """Keep the converted ones whose partner has an earning period, whether it runs or not."""
+        rules = Subscription.objects.with_earning_period().filter(
+            partner=OuterRef("partner"), trigger=trigger
+        )
+        return self.filter(Exists(rules), stopped_on=None, partner__active=True).converted(trigger)
 
     def close(self, now: datetime) -> int:
         """Close the open ones, as a conversion does, and return how many there were."""
@@ -210,7 +228,14 @@ class Visitor(SubIds):
         return sha256(facts.encode()).hexdigest()[:32]
 
     def refusal(self, now: datetime) -> Reason | None:
-        """Return why no conversion can be credited to this visitor; ``None`` while it is open."""
+        """
+        Return why no conversion can be credited to this visitor; ``None`` while it is open.
+
+        A running earning period credits later conversions nevertheless, unless staff have stopped
+        it or the partner is inactive.
+        """
+        if self.stopped_on is not None:
+            return Reason.STOPPED
         if self.closed_on is not None:
             return Reason.REFERRAL_CLOSED
         window = self.partner.attribution_window
@@ -232,15 +257,41 @@ class Visitor(SubIds):
         self.credit(timezone.now(), known_user(user), close=True, manual=True)
         self.refresh_from_db(using=db.write_alias(), fields=["successful_on", "closed_on", "user"])
 
+    def stop(self) -> bool:
+        """
+        End the earning periods of this visitor and close it, for good.
+
+        Returns:
+            ``False``, with nothing changed, if it was stopped before.
+        """
+        now, alias = timezone.now(), db.write_alias()
+        rows = Visitor.objects.using(alias).filter(pk=self.pk, stopped_on=None)
+        is_stopped = bool(rows.update(stopped_on=now, closed_on=Coalesce("closed_on", now)))
+        self.refresh_from_db(using=alias, fields=["stopped_on", "closed_on"])
+        return is_stopped
+
+    def first_conversion_on(self, trigger: str) -> datetime | None:
+        """Return when the earning period of a trigger has begun; ``None`` if it has not."""
+        rows = self.conversions.using(db.write_alias()).filter(trigger=trigger, released=0)
+        first_on: datetime | None = rows.aggregate(first=Min("created_on"))["first"]
+        return first_on
+
     def credit(
-        self, now: datetime, user: User | None, *, close: bool, manual: bool = False
+        self,
+        now: datetime,
+        user: User | None,
+        *,
+        close: bool,
+        manual: bool = False,
+        in_period: bool = False,
     ) -> bool:
         """
         Use the visitor for one conversion; ``False`` if another conversion has just closed it.
 
         A compare-and-set in the database; this instance is not changed. The row is locked until the
         transaction ends, so the conversions of a visitor are recorded one after the other. An empty
-        user is filled in. ``manual`` accepts a closed visitor, which keeps its ``closed_on``.
+        user is filled in. ``manual`` accepts a closed visitor, which keeps its ``closed_on``, and
+        so does ``in_period``, unless staff have stopped it.
         """
         changes: dict[str, object] = {"successful_on": Coalesce("successful_on", now)}
         if user is not None:
@@ -250,6 +301,8 @@ class Visitor(SubIds):
         if close:
             changes["closed_on"] = Coalesce("closed_on", now)
         row = Visitor.objects.filter(pk=self.pk)
-        if not manual:
+        if in_period:
+            row = row.filter(stopped_on=None)
+        elif not manual:
             row = row.filter(closed_on=None)
         return bool(row.update(**changes))
