@@ -23,6 +23,8 @@ from django.utils.functional import empty
 from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from django.contrib.auth.models import User
     from django.http import HttpRequest
 
@@ -285,6 +287,14 @@ class Settings:
         must_be=_FUNCTION,
         convert=import_function,
     )
+    payout: Setting[Callable[[Any, Any, Decimal | None, str], object] | None] = Setting(
+        "AFFILIATE_PAYOUT",
+        None,
+        doc="The function of subscription, object, amount and currency that returns the payout.",
+        is_valid=lambda value: value is None or _is_name(value),
+        must_be=f"{_FUNCTION}, or None",
+        convert=import_function,
+    )
     attribute_by_user = _flag(
         "AFFILIATE_ATTRIBUTE_BY_USER",
         False,
@@ -386,6 +396,11 @@ class Settings:
     callback_require_https = _flag(
         "AFFILIATE_CALLBACK_REQUIRE_HTTPS", False, doc="Whether plain http is refused."
     )
+
+    @property
+    def has_payout_function(self) -> bool:
+        """Whether this site calculates payouts itself, by ``AFFILIATE_PAYOUT``."""
+        return Settings.payout.raw() is not None
 
     @property
     def counting_triggers(self) -> tuple[str, ...]:

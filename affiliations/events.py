@@ -181,19 +181,20 @@ class TriggerEvent:
         amount = self._value("new_amount" if kind == Kind.ADJUST else "amount")
         currency = self._value("currency")
         if parse(amount, str(currency or "")).is_missing and (read := self._amount_reader()):
-            return read()
+            return read()[:2]
         return amount, currency
 
-    def _amount_reader(self) -> Callable[[], tuple[object, str]] | None:
-        """Return a function that reads the amount of the stored object, if that is an option."""
+    def _amount_reader(self) -> Callable[[], tuple[object, str, object]] | None:
+        """Return a function that reads the stored object and its amount, if that is an option."""
         instance = self.instance
         if self.amount is not None or not self._has("amount") or not isinstance(instance, Model):
             return None
 
-        def read() -> tuple[object, str]:
+        def read() -> tuple[object, str, object]:
             rows = type(instance)._base_manager.using(instance._state.db)
             stored = replace(self, instance=rows.filter(pk=instance.pk).first())
-            return stored._value("amount"), str(stored._value("currency") or "")
+            currency = str(stored._value("currency") or "")
+            return stored._value("amount"), currency, stored.instance
 
         return read
 

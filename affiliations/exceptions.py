@@ -64,6 +64,7 @@ class Reason(models.TextChoices):
     # For a conversion that is credited but needs review:
     SCREENED = "screened", _("needs review")
     NO_AMOUNT = "no_amount", _("the amount is missing, zero or invalid")
+    NO_PAYOUT = "no_payout", _("the payout could not be calculated")
 
     @classmethod
     def display(cls, code: str) -> str:

@@ -223,6 +223,8 @@ def _payout(conversion: Conversion) -> str:
     if conversion.payout is None:
         return _("The payout could not be calculated.")
     payout = {"payout": money(conversion.payout, conversion.payout_currency)}
+    if conversion.is_custom:
+        return _("The payout is %(payout)s, calculated by this site.") % payout
     if conversion.payout_type == Subscription.PayoutType.FIXED:
         return _("The payout is %(payout)s, a fixed amount.") % payout
     percentage = number_format((conversion.payout_value or Decimal()).normalize())

@@ -568,25 +568,25 @@ class TestAMissingAmount:
         conversion.refresh_from_db()
         assert conversion.needs_amount
         Subscription.objects.update(payout_value=Decimal(50))
-        assert adjustments.fill_in_amount(conversion, Decimal(80), "EUR")
+        assert adjustments.fill_in(conversion, Decimal(80), "EUR")
         assert now(conversion) == (PENDING, 80, 8)
         assert not conversion.may_get_amount
-        assert not adjustments.fill_in_amount(conversion, Decimal(90), "EUR")
+        assert not adjustments.fill_in(conversion, Decimal(90), "EUR")
         assert now(conversion) == (PENDING, 80, 8)
 
     def test_is_filled_in_only_while_it_is_pending(self) -> None:
         _, conversion = ordered(FIXED, total=None)
         stale = Conversion.objects.get()
         assert decisions.decide(conversion, APPROVED)
-        assert not adjustments.fill_in_amount(stale, Decimal(80), "EUR")
+        assert not adjustments.fill_in(stale, Decimal(80), "EUR")
         assert now(conversion) == (APPROVED, None, 10)
 
     def test_of_zero_that_was_adjusted_is_the_amount_that_is_filled_in(self) -> None:
         _, conversion = ordered(total=0)
         adjustments.adjust(conversion, amount=Decimal(50), reason="By telephone")
-        assert adjustments.fill_in_amount(conversion, Decimal(50), "EUR")
+        assert adjustments.fill_in(conversion, Decimal(50), "EUR")
         assert now(conversion) == (PENDING, 50, 5)
-        assert not adjustments.fill_in_amount(conversion, Decimal(60), "EUR")
+        assert not adjustments.fill_in(conversion, Decimal(60), "EUR")
 
     @pytest.mark.parametrize(
         ("amount", "currency", "field"),
@@ -598,7 +598,7 @@ class TestAMissingAmount:
     ) -> None:
         _, conversion = ordered(total=None)
         with pytest.raises(ValidationError) as caught:
-            adjustments.fill_in_amount(conversion, amount, currency)
+            adjustments.fill_in(conversion, amount, currency)
         assert list(caught.value.message_dict) == [field]
 
     def test_is_not_adjusted_before_it_is_filled_in(self, reasons: Any) -> None:
@@ -606,14 +606,14 @@ class TestAMissingAmount:
         edit(order, Decimal(40))
         assert reasons() == [("Order edited", "no_amount")]
         conversion.refresh_from_db()
-        assert adjustments.fill_in_amount(conversion, Decimal(40), "EUR")
+        assert adjustments.fill_in(conversion, Decimal(40), "EUR")
         assert now(conversion)[1:] == (40, 4)
         edit(order, Decimal(20), "EUR")
         assert now(conversion)[1:] == (20, 2)
 
     def test_of_a_rule_that_cannot_be_used_is_filled_in_without_a_payout(self) -> None:
         _, conversion = ordered(PERCENT | {"payout_value": None}, total=None)
-        assert adjustments.fill_in_amount(conversion, Decimal(80), "EUR")
+        assert adjustments.fill_in(conversion, Decimal(80), "EUR")
         assert now(conversion) == (PENDING, 80, None)
 
 
@@ -796,7 +796,7 @@ def test_an_amount_that_is_there_by_then_is_not_read_again(
             reference="17",
             amount=0,
             currency="EUR",
-            read_amount=lambda: (99, "EUR"),
+            read_amount=lambda: (99, "EUR", None),
         )
         Conversion.objects.filter(pk=conversion.pk).update(amount=5)
     assert Conversion.objects.get().amount == 5

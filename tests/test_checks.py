@@ -201,6 +201,7 @@ RIGHT = {
     "AFFILIATE_CONSENT": [None, "tests.test_checks.agrees"],
     "AFFILIATE_SEARCH": [None, "tests.test_checks.agrees"],
     "AFFILIATE_SCREEN": ["affiliations.conversions.own_account"],
+    "AFFILIATE_PAYOUT": ["affiliations.conversions.own_account", None],
     "AFFILIATE_ATTRIBUTE_BY_USER": [True, False],
     "AFFILIATE_STAFF_NAMESPACES": [(), ("admin",), ["admin", "backoffice:index"]],
     "AFFILIATE_ENTRY_POINT_REDACTED": [(), ("token",), ["email", "x-y"]],
@@ -231,6 +232,7 @@ WRONG = {
     "AFFILIATE_CONSENT": ["", True, print],
     "AFFILIATE_SEARCH": ["", True, print],
     "AFFILIATE_SCREEN": ["", None, print],
+    "AFFILIATE_PAYOUT": ["", 10, print],
     "AFFILIATE_ATTRIBUTE_BY_USER": [None, 1, "yes"],
     "AFFILIATE_STAFF_NAMESPACES": ["admin", None, ("",), (1,), {"admin": 1}],
     "AFFILIATE_ENTRY_POINT_REDACTED": ["token", None, ("",), (1,), {"token"}, 5],
@@ -315,6 +317,7 @@ class TestAFunction:
             "AFFILIATE_CALLBACK_DISPATCHER",
             "AFFILIATE_CONSENT",
             "AFFILIATE_SCREEN",
+            "AFFILIATE_PAYOUT",
             "AFFILIATE_SEARCH",
         ],
     )

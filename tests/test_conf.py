@@ -37,6 +37,7 @@ EACH = [
     ("consent", "AFFILIATE_CONSENT", None, "tests.dispatchers.ignored", ignored),
     ("screen", "AFFILIATE_SCREEN", own_account, "tests.dispatchers.ignored", ignored),
     ("search", "AFFILIATE_SEARCH", None, "tests.dispatchers.ignored", ignored),
+    ("payout", "AFFILIATE_PAYOUT", None, "affiliations.conversions.own_account", own_account),
     ("attribute_by_user", "AFFILIATE_ATTRIBUTE_BY_USER", False, True, True),
     (
         "staff_namespaces",

@@ -559,6 +559,68 @@ def test_a_refund_adjusts_the_conversion_of_its_order(
     assert Conversion.objects.get().current_payout == 6
 
 
+def paid(partner: Partner, order: Order, trigger: str = "Order placed") -> list[Decimal | None]:
+    """Let a new visitor of a partner complete a trigger; return all payouts so far."""
+    visitor = VisitorFactory(partner=partner)
+    money = {"amount": order.total, "currency": "EUR"}
+    complete_trigger(None, trigger, instance=order, visitor=visitor, **money)
+    return list(Conversion.objects.order_by("pk").values_list("payout", flat=True))
+
+
+def test_a_payout_by_product_is_the_sum_of_its_lines(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType], settings: Any
+) -> None:
+    tens: dict[str, Any] = {"payout_type": "percent", "payout_value": 10}
+    for trigger in ("Order placed", "Sale"):
+        SubscriptionFactory(partner=steep_notes, trigger=trigger, counting="every", **tens)
+    shop(DOCS / "payouts.rst")
+    settings.AFFILIATE_PAYOUT = "shop.by_product.payout"
+    lines = [("tea", 50), ("cups", 25), ("books", 25)]
+    order = Order.objects.create(total=100)
+    order.lines = SimpleNamespace(
+        all=lambda: [SimpleNamespace(category=name, total=Decimal(total)) for name, total in lines]
+    )
+    assert paid(steep_notes, order) == [6]
+    assert paid(steep_notes, order, "Sale") == [6, 10]
+    lines.clear()
+    order.pk += 1
+    assert paid(steep_notes, order) == [6, 10, None]
+
+
+def test_a_payout_by_tier_grows_with_the_volume_of_the_month(
+    steep_notes: Partner,
+    shop: Callable[[Path], ModuleType],
+    settings: Any,
+    django_assert_num_queries: Any,
+) -> None:
+    rule = SubscriptionFactory(partner=steep_notes, trigger="Order placed", counting="every")
+    package = shop(DOCS / "payouts.rst")
+    settings.AFFILIATE_PAYOUT = "shop.by_volume.payout"
+    sold: dict[str, Any] = {"amount": 9_000, "currency": "EUR"}
+    ConversionFactory(visitor=VisitorFactory(), **sold)  # of another partner
+    before = timezone.now() - timedelta(days=32)
+    for left_out in ({"is_test": True}, {"status": "rejected"}, {"created_on": before}):
+        ConversionFactory(visitor=VisitorFactory(partner=steep_notes), **sold, **left_out)
+    for total, expected in ((1_000, 80), (9_000, 900), (100, 12)):
+        assert paid(steep_notes, Order.objects.create(total=total))[-1] == expected
+    with django_assert_num_queries(1):
+        package.by_volume.payout(rule, None, Decimal(5), "EUR")
+    assert package.by_volume.payout(rule, None, None, "") is None
+
+
+def test_only_the_first_order_of_a_customer_is_paid(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType], settings: Any
+) -> None:
+    tens: dict[str, Any] = {"payout_type": "percent", "payout_value": 10}
+    SubscriptionFactory(partner=steep_notes, trigger="Order placed", counting="every", **tens)
+    shop(DOCS / "payouts.rst")
+    settings.AFFILIATE_PAYOUT = "shop.first_order.payout"
+    user = UserFactory()
+    for customer in (user, UserFactory(), user, None, None):
+        payouts = paid(steep_notes, Order.objects.create(total=100, user=customer))
+    assert payouts == [10, 10, 0, 10, 10]
+
+
 def test_staff_reject_at_their_desk(
     shop: Callable[[Path], ModuleType], db: None, rf: RequestFactory
 ) -> None:

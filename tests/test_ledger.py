@@ -536,9 +536,7 @@ class Shop(RuleBasedStateMachine):
     def fill_in_amount(self, number: int, amount: Decimal, currency: str) -> None:
         conversion, line = self._line(number)
         expected = self.books.fill_in(line, amount, currency)
-        assert expected == _outcome(
-            lambda: adjustments.fill_in_amount(conversion, amount, currency)
-        )
+        assert expected == _outcome(lambda: adjustments.fill_in(conversion, amount, currency))
 
     @precondition(lambda self: self.orders)
     @rule(number=orders, person=people, total=totals, currency=currencies)

@@ -20,7 +20,7 @@ from affiliations.admin.pages import CONFIRM, EDIT, ObjectViewsMixin, ReasonForm
 from affiliations.admin.search import ExactSearch, Term
 from affiliations.amounts import money, rounded
 from affiliations.conversions import adjustments
-from affiliations.conversions.adjustments import REJECT_INSTEAD, Sum
+from affiliations.conversions.adjustments import PAYOUT_TOO, REJECT_INSTEAD, Sum
 from affiliations.models import Adjustment, Conversion
 
 if TYPE_CHECKING:
@@ -57,7 +57,12 @@ class AdjustForm(forms.Form):
         label = gettext("payout by hand, in %(currency)s")
         payout.label = label % {"currency": conversion.payout_currency}
         payout.help_text = gettext("Leave empty for the payout that follows from the amount.")
-        if conversion.depends_on_amount:
+        if conversion.is_in_two_currencies:
+            amount.help_text = PAYOUT_TOO
+            payout.help_text = ""
+        elif conversion.is_custom and conversion.depends_on_amount:
+            amount.help_text = gettext("The payout changes in proportion to the amount.")
+        elif conversion.depends_on_amount:
             text = gettext("The payout follows by the rule of the conversion: %(rule)s.")
             amount.help_text = text % {"rule": payout_value_display(None, conversion)}
         else:
@@ -83,6 +88,8 @@ class AdjustForm(forms.Form):
             raise ValidationError(text)
         if amount == 0 and payout is None:
             raise ValidationError({"amount": REJECT_INSTEAD})
+        if payout is None and self.conversion.is_in_two_currencies:
+            raise ValidationError({"payout": PAYOUT_TOO})
         self.change = Sum(Decimal(0), Decimal(0))
         if amount is not None:
             self.change = adjustments.change_by_rule(self.conversion, amount, self.so_far)
@@ -103,6 +110,14 @@ class AmountForm(ReasonForm):
         label=_("currency"), max_length=3, help_text=_("The three-letter code, such as EUR.")
     )
     field_order = ["amount", "currency", "reason"]
+
+    def ask_for_payout(self) -> None:
+        """Ask for the payout instead, which this site could not calculate."""
+        amount = self.fields["amount"]
+        amount.label = gettext("payout")
+        amount.help_text = gettext(
+            "This site could not calculate the payout. You can enter it only once."
+        )
 
 
 class AdjustPage(ObjectViewsMixin):

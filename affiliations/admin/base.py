@@ -158,6 +158,13 @@ def flag_column(name: str, description: Any, text: Any) -> Any:
 test_display = flag_column("is_test", _("test"), _("test"))
 
 
+#: Beside the payout of a subscription, if ``AFFILIATE_PAYOUT`` is set.
+PAYOUT_FUNCTION = _(
+    "This site calculates the payout of each order itself (AFFILIATE_PAYOUT). Only orders for "
+    "which it leaves that to the subscription get this payout."
+)
+
+
 @admin.display(description=_("payout value"))
 def payout_value_display(model_admin: Any, row: Conversion | Subscription) -> str:
     """Return the value of a rule of payout: an amount or a percentage; a column."""

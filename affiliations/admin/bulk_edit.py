@@ -24,10 +24,11 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from affiliations.admin.actions import AT_ONCE
-from affiliations.admin.base import payout_value_display
+from affiliations.admin.base import PAYOUT_FUNCTION, payout_value_display
 from affiliations.admin.changes import ChangesForm, ChangesMixin, Outdated
 from affiliations.admin.pages import ObjectViewsMixin
 from affiliations.admin.subscription_warnings import of_subscription
+from affiliations.conf import settings
 from affiliations.models import Subscription
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ class BulkForm(forms.Form):
     active = forms.ChoiceField(
         label=_("active"), choices=[*_LEFT, ("True", _("Yes")), ("False", _("No"))], required=False
     )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if settings.has_payout_function:
+            self.fields["payout_type"].help_text = PAYOUT_FUNCTION
 
     def clean(self) -> None:
         if not self.errors and not self.changes():

@@ -79,7 +79,7 @@ def _decision(name: str) -> dict[str, Any]:
 def _why_no_payout(conversion: Conversion) -> str:
     """Return why an approval would pay nothing until staff have filled in the amount."""
     # A rejected one has to be reopened first.
-    is_unpaid = conversion.depends_on_amount and conversion.payout is None
+    is_unpaid = conversion.is_percentage and conversion.payout is None
     if conversion.is_test or not (is_unpaid or conversion.needs_amount):
         return ""
     return conversion.review_display or gettext(NO_AMOUNT)
@@ -237,7 +237,7 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
         if name == "adjust":
             return row.is_adjustable
         if name == "enter_amount":
-            return row.may_get_amount
+            return row.may_get_amount and not row.needs_payout
         return _STATUS_AFTER[name] in TRANSITIONS[row.status]
 
     review_display = column("review_display", _("review reason"), label=str)
@@ -302,7 +302,7 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
 
     @object_view(_APPROVE.title, permission="act")
     def approve(self, request: HttpRequest, conversion: Conversion) -> HttpResponse:
-        if conversion.needs_amount:
+        if conversion.needs_amount or conversion.needs_payout:
             return self._fill_in_amount(request, conversion, "approve")
         return self.run(request, conversion, "approve")
 
@@ -313,18 +313,21 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
     def _fill_in_amount(
         self, request: HttpRequest, conversion: Conversion, name: str
     ) -> HttpResponse:
-        """Ask for the missing amount; fill it in, and then approve, if ``name`` says so."""
+        """Ask for what is missing; fill it in, and then approve, if ``name`` says so."""
         form = AmountForm(
             request.POST if request.method == "POST" else None,
             initial={"currency": conversion.currency},
             hint=gettext("Kept in the history. The partner does not see it."),
             required=False,
         )
-        is_filled_in = False
+        is_filled_in, entered = False, ""
+        if conversion.needs_payout:
+            form.ask_for_payout()
         if form.is_valid():
             amount, currency = form.cleaned_data["amount"], form.cleaned_data["currency"]
+            entered = self.entered(conversion, amount, currency)
             try:
-                is_filled_in = adjustments.fill_in_amount(conversion, amount, currency)
+                is_filled_in = adjustments.fill_in(conversion, amount, currency)
             except ValidationError as error:
                 form.add_error(None, error)
         if not form.is_valid():
@@ -334,7 +337,7 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
             self.message_user(request, self.refusal(conversion, name), messages.WARNING)
             return HttpResponseRedirect(self.row_url(conversion))
         reason = form.cleaned_data["reason"]
-        text = f"{self.amount_entered(conversion)} {reason}".strip()
+        text = f"{entered} {reason}".strip()
         response = self.done(request, conversion, text)
         if name == "approve" and self.perform(request, conversion, name, reason):
             self.report_done(request, conversion, conversion, _APPROVE)

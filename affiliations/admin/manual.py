@@ -17,6 +17,7 @@ from affiliations.admin import notified
 from affiliations.admin.base import may_view
 from affiliations.admin.pages import ObjectViewsMixin, object_view
 from affiliations.amounts import money, parse
+from affiliations.conf import settings
 from affiliations.conversions import recording
 from affiliations.exceptions import NotCredited, Reason
 from affiliations.models import Conversion, Partner, Subscription, Visitor
@@ -162,6 +163,7 @@ class CreditPage(ObjectViewsMixin):
             "submit": gettext("Credit"),
             "partner": partner,
             "refusal": reason.label if reason else "",
+            "has_payout_function": settings.has_payout_function,
         }
         return self.row_response(request, row, "credit", context)
 

@@ -80,8 +80,10 @@ class DecisionForm(AmountForm):
         )
         for name in ("amount", "currency"):
             self.fields[name].required = False
-            if not conversion.needs_amount:
+            if not (conversion.needs_amount or conversion.needs_payout):
                 del self.fields[name]
+        if conversion.needs_payout:
+            self.ask_for_payout()
 
     @property
     def is_decided(self) -> bool:
@@ -100,10 +102,13 @@ class DecisionForm(AmountForm):
         if data.get("decision") != "approve" or "amount" not in data or "currency" not in data:
             return
         if data["amount"] is None:
-            self.add_error("amount", _("Enter the amount. The payout is calculated from it."))
+            text = _("Enter the amount. The payout is calculated from it.")
+            if self.conversion.needs_payout:
+                text = _("Enter the payout. This site could not calculate it.")
+            self.add_error("amount", text)
             return
         try:
-            adjustments.missing_amount(data["amount"], data["currency"])
+            adjustments.missing_amount(self.conversion, data["amount"], data["currency"])
         except ValidationError as error:
             self.add_error(None, error)
 
@@ -196,19 +201,23 @@ class ReviewPage(RowActionsMixin, FactAdmin):
         """Save one decision with its history, in a transaction of its own."""
         row, data, alias = form.conversion, form.cleaned_data, db.write_alias()
         with transaction.atomic(using=alias):
-            if data["decision"] == "approve" and row.needs_amount:
-                if not adjustments.fill_in_amount(row, data["amount"], data["currency"]):
+            if data["decision"] == "approve" and (row.needs_amount or row.needs_payout):
+                text = self.entered(row, data["amount"], data["currency"])
+                if not adjustments.fill_in(row, data["amount"], data["currency"]):
                     return False
-                self.log_change(request, row, self.amount_entered(row))
+                self.log_change(request, row, text)
             reason = data["reason"] if data["decision"] == "reject" else ""
             is_done = self.perform(request, row, data["decision"], reason) is not None
             if not is_done:  # Otherwise the amount would stay.
                 transaction.set_rollback(True, using=alias)
             return is_done
 
-    def amount_entered(self, conversion: Conversion) -> str:
-        amount = money(conversion.amount or Decimal(0), conversion.currency)
-        return gettext("The amount is %(amount)s.") % {"amount": amount}
+    def entered(self, conversion: Conversion, amount: Decimal, currency: str) -> str:
+        """Return the history's text of what is missing of a conversion, and is filled in now."""
+        names = {"amount": money(amount, currency.strip().upper())}
+        if conversion.needs_payout:
+            return gettext("The payout is %(amount)s, entered manually.") % names
+        return gettext("The amount is %(amount)s.") % names
 
     def _name_changed(self, request: HttpRequest, keys: Collection[int]) -> None:
         """Say of each of these conversions how it has changed since the page was opened."""

@@ -21,6 +21,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from affiliations.admin.base import (
+    PAYOUT_FUNCTION,
     ListAdmin,
     badge,
     callback_badge,
@@ -90,6 +91,8 @@ class SubscriptionForm(forms.ModelForm):
             method = self["method"].value() or method
         if "callback_url" in self.fields:
             self._prepare_url(method)
+        if "payout_type" in self.fields and settings.has_payout_function:
+            self.fields["payout_type"].help_text = PAYOUT_FUNCTION
         if "trigger" in self.fields:  # not if the user may only view the form
             names = list(settings.counting_triggers)
             if self.instance.trigger:

@@ -180,6 +180,11 @@ def _add(found: AdjustmentList, line: Line, conversion: Conversion, reason: str)
     elif line.amount == so_far.amount:
         found.unchanged.append(line)
         return
+    elif conversion.is_in_two_currencies:
+        message = _(
+            "“%(reference)s” has a payout in another currency, calculated by this site. Open the "
+            "conversion to adjust both."
+        )
     if message:
         found.mistakes.append(Mistake(line.number, message % names, conversion))
         return

@@ -35,6 +35,13 @@ Status = Conversion.Status
 REJECTED = gettext_noop("Rejected after it was in a statement.")
 APPROVED_AGAIN = gettext_noop("Approved again after it was rejected.")
 
+#: What a conversion pays, and by which rule.
+PAYOUT_FIELDS = ("payout_type", "payout_value", "payout", "payout_currency")
+
+PAYOUT_TOO = gettext_lazy(
+    "This site calculated the payout in another currency than the order’s. Enter the new payout "
+    "too."
+)
 REJECT_INSTEAD = gettext_lazy("The order would be worth nothing. Reject the conversion instead.")
 
 
@@ -82,7 +89,7 @@ def lock(conversion: Conversion, *statuses: str) -> bool:
 
 def refresh(conversion: Conversion) -> None:
     """Read the status and the money of a conversion again, now that its row is locked."""
-    fields = ["status", "amount", "currency", "payout", "payout_currency"]
+    fields = ["status", "amount", "currency", *PAYOUT_FIELDS]
     conversion.refresh_from_db(using=db.write_alias(), fields=fields)
 
 
@@ -111,10 +118,11 @@ def change_by_rule(conversion: Conversion, amount: Decimal, so_far: Sum) -> Sum:
 
     The payout changes by the difference that the conversion's own payout rule makes, so that
     earlier adjustments of it by staff stay; it does not drop below zero. If the payout does not
-    depend on the amount, only the amount changes.
+    depend on the amount, or is in another currency, only the amount changes.
     """
     change = Decimal(0)
-    if conversion.depends_on_amount and conversion.payout is not None:
+    is_by_rule = conversion.depends_on_amount and not conversion.is_in_two_currencies
+    if is_by_rule and conversion.payout is not None:
         change = _by_rule(conversion, amount) - _by_rule(conversion, so_far.amount)
     return Sum(amount - so_far.amount, max(change, -so_far.payout))
 
@@ -136,23 +144,31 @@ def statement_display(conversion: Conversion, change: Sum | None = None) -> str:
     return _("The next one. Statement %(number)s does not change.") % {"number": number}
 
 
-def missing_amount(amount: Decimal, currency: str) -> Money:
-    """Return a missing amount as staff have entered it; ``ValidationError`` if it is invalid."""
-    order = parse(amount, currency)
-    if order.problem or not order.amount:
-        field = "amount" if order.currency else "currency"
-        raise ValidationError({field: _(order.problem or payouts.NO_AMOUNT)})
-    _check_unit("amount", order.amount, Decimal(0), order.currency)
-    return order
+def missing_amount(conversion: Conversion, amount: Decimal, currency: str) -> Money:
+    """
+    Return a missing amount, or payout, as staff have entered it.
+
+    Raises:
+        ValidationError: If it is invalid. Only a payout may be zero.
+    """
+    entered = parse(amount, currency)
+    is_zero_valid = conversion.needs_payout
+    if entered.problem or entered.amount is None or not (entered.amount or is_zero_valid):
+        field = "amount" if entered.currency else "currency"
+        raise ValidationError({field: _(entered.problem or payouts.NO_AMOUNT)})
+    _check_unit("amount", entered.amount, Decimal(0), entered.currency)
+    return entered
 
 
-def fill_in_amount(conversion: Conversion, amount: Decimal, currency: str) -> bool:
+def fill_in(conversion: Conversion, amount: Decimal, currency: str) -> bool:
     """
     Fill in the missing amount of a pending conversion, and calculate the payout by its own rule.
 
+    If ``AFFILIATE_PAYOUT`` has failed to calculate the payout, that is filled in instead.
+
     Args:
         conversion: The conversion. The new values are set on it.
-        amount: The amount of the order.
+        amount: The amount of the order, or the payout.
         currency: The currency of the amount, a code of ISO 4217.
 
     Returns:
@@ -161,15 +177,20 @@ def fill_in_amount(conversion: Conversion, amount: Decimal, currency: str) -> bo
     Raises:
         ValidationError: If the amount or the currency is not valid.
     """
-    order = missing_amount(amount, currency)
+    entered = missing_amount(conversion, amount, currency)
     with transaction.atomic(using=db.write_alias()):
-        if not lock(conversion, Status.PENDING) or not conversion.may_get_amount:
+        if not lock(conversion, Status.PENDING):
             return False
-        payout = payouts.payout(payouts.frozen_rule(conversion), order)
-        # An amount of zero may have been adjusted before; it is the order's amount now.
-        adjusted = current(conversion).amount - (conversion.amount or Decimal(0))
-        conversion.amount = (order.amount or Decimal(0)) - adjusted
-        conversion.currency = order.currency
+        if conversion.needs_payout:
+            payout = entered
+        elif conversion.may_get_amount:
+            payout = payouts.by_frozen_rule(conversion, entered)
+            # An amount of zero may have been adjusted before; it is the order's amount now.
+            adjusted = current(conversion).amount - (conversion.amount or Decimal(0))
+            conversion.amount = (entered.amount or Decimal(0)) - adjusted
+            conversion.currency = entered.currency
+        else:
+            return False
         conversion.payout, conversion.payout_currency = payout.amount, payout.currency
         conversion.save(
             using=db.write_alias(),
@@ -300,7 +321,7 @@ def _check_unit(field: str, change: Decimal, so_far: Decimal, currency: str) -> 
 def _by_rule(conversion: Conversion, amount: Decimal) -> Decimal:
     """Return what the rule of a conversion pays for an amount; nothing for zero."""
     order = Money(amount, conversion.currency)
-    return payouts.payout(payouts.frozen_rule(conversion), order).amount or Decimal(0)
+    return payouts.by_frozen_rule(conversion, order).amount or Decimal(0)
 
 
 def _sum(bookings: Iterable[_Booking]) -> Sum:

@@ -17,6 +17,7 @@ from affiliations.amounts import Money, parse
 from affiliations.conversions import adjustments, decisions
 from affiliations.exceptions import NotCredited, Reason
 from affiliations.models import Conversion
+from affiliations.signals import announce, conversion_decided
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -95,7 +96,8 @@ def adjust(
     Adjust the conversion of a trigger and a reference, and its test, to a lower amount.
 
     A host's signals, such as those of refunds, may be sent twice and out of order. So they never
-    raise an amount. A new amount of zero is a rejection. A missing amount is not filled in.
+    raise an amount. A new amount of zero is a rejection. A missing amount is not filled in. See
+    ``decisions.lower()`` for a payout that this site has calculated in another currency.
 
     Args:
         trigger: The name of the trigger that counted the conversion.
@@ -133,9 +135,11 @@ def adjust(
             decide(trigger, reference, Status.REJECTED, reason=reason, by=by)
             return
         with transaction.atomic(using=db.write_alias()):
-            is_adjusted = adjustments.lock(conversion, Status.PENDING, Status.APPROVED) and (
-                adjustments.lower(conversion, order.amount, reason)
-            )
+            is_locked = adjustments.lock(conversion, Status.PENDING, Status.APPROVED)
+            earlier = conversion.status
+            is_adjusted = is_locked and decisions.lower(conversion, order.amount, reason)
+            if conversion.status != earlier:  # It needs review.
+                announce(conversion_decided, using=db.write_alias(), conversion=conversion)
         if not is_adjusted:
             is_missing = conversion.may_get_amount
             code = Reason.NO_AMOUNT if is_missing else Reason.ALREADY_COUNTED
@@ -223,8 +227,8 @@ def _refusal(conversion: Conversion, status: str) -> Reason:
     """Return why a signal does not change a conversion."""
     if status == Status.APPROVED:
         if conversion.needs_review:
-            has_amount = conversion.review_reason != Reason.NO_AMOUNT.value
-            return Reason.SCREENED if has_amount else Reason.NO_AMOUNT
+            codes = {code.value: code for code in (Reason.NO_AMOUNT, Reason.NO_PAYOUT)}
+            return codes.get(conversion.review_reason, Reason.SCREENED)
         is_by_staff = conversion.status == Status.REJECTED and conversion.decided_via == Via.PERSON
     else:
         is_by_staff = conversion.is_reopened

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, transaction
@@ -22,7 +23,7 @@ from affiliations.callbacks import outbox
 from affiliations.conversions import adjustments, payouts
 from affiliations.db import status_in
 from affiliations.exceptions import NotCredited, Reason
-from affiliations.models import Conversion, Partner, Visitor
+from affiliations.models import Adjustment, Conversion, Partner, Visitor
 from affiliations.models.accounts import account_name
 from affiliations.models.visitor import VisitorQuerySet
 from affiliations.signals import announce, conversion_decided
@@ -287,27 +288,50 @@ def _compare(conversion: Conversion, order: Money) -> None:
     period nor a signal approves it.
     """
     adjustments.refresh(conversion)
-    changes: dict[str, object] = {}
     is_comparable = order.currency == conversion.currency and not order.problem
     if conversion.depends_on_amount and not (is_comparable and order.amount):
         problem = order.problem or (OTHER_CURRENCY if order.amount else payouts.NO_AMOUNT)
-        changes = {
-            "status": Status.PENDING,
-            "review_reason": Reason.NO_AMOUNT.value,
-            "review_text": problem,
-            "reason": problem,
-            "decided_on": None,
-            "decided_by": None,
-            "decided_via": "",
-        }
+        _save(conversion, _review(Reason.NO_AMOUNT, problem))
     elif is_comparable and order.amount is not None:
-        adjustments.lower(conversion, order.amount, LOWER_AMOUNT)
+        lower(conversion, order.amount, LOWER_AMOUNT)
         if order.amount > adjustments.current(conversion).amount:
-            changes = {"reason": HIGHER_AMOUNT}
+            _save(conversion, {"reason": HIGHER_AMOUNT})
+
+
+def lower(conversion: Conversion, amount: Decimal, reason: str) -> Adjustment | None:
+    """
+    Do what ``adjustments.lower()`` does, and let staff adjust what has no rule.
+
+    Nothing says what follows for a payout that this site has calculated in another currency than
+    the order's. Then only the amount is adjusted, and the conversion, approved or not, is pending
+    for review.
+    """
+    adjustment = adjustments.lower(conversion, amount, reason)
+    if adjustment is not None and conversion.is_in_two_currencies:
+        _save(conversion, _review(Reason.NO_PAYOUT, payouts.NOT_ADJUSTED))
+        outbox.withdraw_approval(conversion)
+    return adjustment
+
+
+def _review(code: Reason, text: str) -> dict[str, object]:
+    """Return the values of a conversion that needs review, whatever was decided."""
+    return {
+        "status": Status.PENDING,
+        "review_reason": code.value,
+        "review_text": text,
+        "reason": text,
+        "approve_on": None,
+        "decided_on": None,
+        "decided_by": None,
+        "decided_by_name": "",
+        "decided_via": "",
+    }
+
+
+def _save(conversion: Conversion, changes: Mapping[str, object]) -> None:
     for name, value in changes.items():
         setattr(conversion, name, value)
-    if changes:
-        conversion.save(using=db.write_alias(), update_fields=list(changes))
+    conversion.save(using=db.write_alias(), update_fields=list(changes))
 
 
 def _changes(

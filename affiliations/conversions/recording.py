@@ -8,15 +8,16 @@ rolled back with the host's own rows, and a failure here does not end the host's
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from affiliations import amounts, db, logs
+from affiliations.amounts import Money
 from affiliations.callbacks import outbox
 from affiliations.conf import settings
 from affiliations.conversions import adjustments, payouts, screening
@@ -35,6 +36,8 @@ logger = logging.getLogger("affiliations")
 Event = outbox.Event
 Status = Conversion.Status
 
+T = TypeVar("T")
+
 #: The time until the callbacks of a conversion are sent whose amount could not be read again.
 _AMOUNT_DELAY = timedelta(minutes=1)
 
@@ -52,7 +55,7 @@ def record(
     in_period: bool = False,
     by: User | None = None,
     reason: str = "",
-    read_amount: Callable[[], tuple[object, str]] | None = None,
+    read_amount: Callable[[], tuple[object, str, object]] | None = None,
     now: datetime | None = None,
 ) -> Conversion:
     """
@@ -75,9 +78,9 @@ def record(
             a closed or expired visitor is credited as well.
         by: The member of staff who records it.
         reason: Why; cut to 255 characters.
-        read_amount: Returns the amount and the currency as they are stored. It is called after the
-            commit if the amount is missing or zero, since shops save an order first and its total
-            later. No callback is sent before.
+        read_amount: Returns the amount, the currency and the object as they are stored. It is
+            called after the commit if the amount is missing or zero, since shops save an order
+            first and its total later. No callback is sent before.
         now: The time of the event, if it is tried again.
 
     Raises:
@@ -109,8 +112,8 @@ def record(
         raise NotCredited(Reason.ALREADY_COUNTED, visitor, reference)
     late = read_amount if amounts.parse(amount, currency).is_missing else None
     screened = _screen(conversion, instance)
-    problem = _set_payout(conversion, amount, currency, may_change=late is not None)
-    _set_review(conversion, screened, problem)
+    problems = _set_payout(conversion, instance, amount, currency, may_change=late is not None)
+    _set_review(conversion, {Reason.SCREENED: screened, **problems})
     _set_first_status(conversion)
     closes = any(subscription.closes_referral for subscription in subscriptions)
     try:
@@ -205,8 +208,13 @@ def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) ->
 
 
 def _set_payout(
-    conversion: Conversion, amount: object, currency: str, *, may_change: bool = False
-) -> str:
+    conversion: Conversion,
+    instance: object,
+    amount: object,
+    currency: str,
+    *,
+    may_change: bool = False,
+) -> dict[Reason, str]:
     """
     Set the amount and the payout; return what is wrong with them, if anything.
 
@@ -214,12 +222,19 @@ def _set_payout(
     """
     rule = conversion.subscription
     order = amounts.parse(amount, currency)
-    payout = payouts.payout(rule, order)
     conversion.amount, conversion.currency = order.amount, order.currency
-    conversion.payout_type, conversion.payout_value = rule.payout_type, rule.payout_value
+    problem, invalid = order.problem, ""
+    if (payout := _custom_payout(conversion, instance, order, may_change=may_change)) is not None:
+        conversion.payout_type, conversion.payout_value = Conversion.CUSTOM, None
+        invalid = payout.problem
+    else:
+        payout = payouts.payout(rule, order)
+        conversion.payout_type, conversion.payout_value = rule.payout_type, rule.payout_value
+        problem = problem or payout.problem
     conversion.payout, conversion.payout_currency = payout.amount, payout.currency
-    problem = order.problem or payout.problem
-    if problem and not may_change:
+    if may_change:
+        return {Reason.NO_AMOUNT: problem or invalid}
+    if problem:
         logger.error(
             "Trigger “%s” was completed with the amount %r and the currency %r. %s",
             conversion.trigger,
@@ -228,13 +243,42 @@ def _set_payout(
             problem,
             extra=logs.fields(partner=conversion.partner_id, reason=Reason.NO_AMOUNT.value),
         )
-    return problem
+    return {Reason.NO_AMOUNT: problem, Reason.NO_PAYOUT: invalid}
+
+
+def _custom_payout(
+    conversion: Conversion, instance: object, order: Money, *, may_change: bool
+) -> Money | None:
+    """Return what ``AFFILIATE_PAYOUT`` pays; ``None`` if it leaves that to the subscription."""
+
+    def call() -> Money | None:
+        if (function := settings.payout) is None:
+            return None
+        if may_change:
+            return Money(problem=payouts.NO_AMOUNT)
+        with db.savepoint():
+            amount = None if order.problem else order.amount
+            returned = function(conversion.subscription, instance, amount, order.currency)
+        payout = payouts.calculated(returned, order.currency)
+        if payout is not None and payout.problem:
+            logger.error(
+                "AFFILIATE_PAYOUT returned %s for trigger “%s”. %s",
+                repr(returned)[:200],
+                conversion.trigger,
+                payout.problem,
+                extra=logs.fields(partner=conversion.partner_id, reason=Reason.NO_PAYOUT.value),
+            )
+        return payout
+
+    failed: Money | None = Money(problem=payouts.FAILED)
+    message = "AFFILIATE_PAYOUT could not calculate the payout of trigger “%s”."
+    return _ask_host(conversion, call, failed, message, Reason.NO_PAYOUT)
 
 
 def _read_amount_on_commit(
     conversion: Conversion,
     subscriptions: Sequence[Subscription],
-    read_amount: Callable[[], tuple[object, str]] | None,
+    read_amount: Callable[[], tuple[object, str, object]] | None,
     screened: str,
 ) -> timedelta:
     """
@@ -249,13 +293,14 @@ def _read_amount_on_commit(
     alias, first_status = db.write_alias(), conversion.status
 
     def read_again() -> None:
-        amount, currency = read_amount()
+        amount, currency, instance = read_amount()
         with transaction.atomic(using=alias):
             if not adjustments.lock(conversion, *Status.values) or conversion.amount:
                 return
             # What was decided in the same transaction stays.
             is_decided, fields = conversion.status != first_status, _AMOUNT_FIELDS
-            _set_review(conversion, screened, _set_payout(conversion, amount, currency))
+            problems = _set_payout(conversion, instance, amount, currency)
+            _set_review(conversion, {Reason.SCREENED: screened, **problems})
             if not is_decided:
                 _set_first_status(conversion)
                 fields += _STATUS_FIELDS
@@ -272,30 +317,42 @@ def _read_amount_on_commit(
 
 def _screen(conversion: Conversion, instance: object) -> str:
     """Return why a conversion needs review; empty if it does not."""
-    try:
+
+    def call() -> str | None:
         rule = settings.screen
         # In the host's own function a query may fail, which ends a transaction on PostgreSQL.
         with nullcontext() if rule is screening.own_account else db.savepoint():
-            reason = rule(conversion.visitor, conversion.user, instance)
-    except Exception:
-        if transaction.get_connection(db.write_alias()).needs_rollback:
-            raise
-        fields = logs.fields(partner=conversion.partner_id, reason=Reason.SCREENED.value)
-        logger.exception("Trigger “%s” could not be screened.", conversion.trigger, extra=fields)
-        return screening.FAILED
+            return rule(conversion.visitor, conversion.user, instance)
+
+    failed: str | None = screening.FAILED
+    message = "Trigger “%s” could not be screened."
+    reason = _ask_host(conversion, call, failed, message, Reason.SCREENED)
     return str(reason or "")
 
 
+def _ask_host(
+    conversion: Conversion, call: Callable[[], T], failed: T, message: str, reason: Reason
+) -> T:
+    """Call a function of the host's; if it raises an exception, log the message, return failed."""
+    try:
+        return call()
+    except Exception:
+        if transaction.get_connection(db.write_alias()).needs_rollback:
+            raise
+        fields = logs.fields(partner=conversion.partner_id, reason=reason.value)
+        logger.exception(message, conversion.trigger, extra=fields)
+        return failed
+
+
 #: The fields that follow from the amount, and those that follow unless it was decided.
-_AMOUNT_FIELDS: tuple[str, ...] = ("amount", "currency", "payout", "payout_currency",
+_AMOUNT_FIELDS: tuple[str, ...] = ("amount", "currency", *adjustments.PAYOUT_FIELDS,
                                    "review_reason", "review_text")  # fmt: skip
 _STATUS_FIELDS = ("status", "reason", "approve_on", "decided_on", "decided_via")
 
 
-def _set_review(conversion: Conversion, screened: str, problem: str) -> None:
+def _set_review(conversion: Conversion, problems: Mapping[Reason, str]) -> None:
     """Set why a conversion needs review, or that it needs none."""
     conversion.review_reason = conversion.review_text = ""
-    problems = {Reason.SCREENED: screened, Reason.NO_AMOUNT: problem}
     if found := {code: text for code, text in problems.items() if text}:
         code, text = next(iter(found.items()))
         conversion.review_reason, conversion.review_text = code.value, text[:255]

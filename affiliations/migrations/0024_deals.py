@@ -176,6 +176,21 @@ class Migration(migrations.Migration):
             name="created_on",
             field=models.DateTimeField(default=timezone.now, verbose_name="created on"),
         ),
+        migrations.AlterField(
+            model_name="conversion",
+            name="payout_type",
+            field=models.CharField(
+                choices=[
+                    ("none", "No commission"),
+                    ("fixed", "Fixed amount"),
+                    ("percent", "Percentage of the amount"),
+                    ("custom", "Calculated by this site"),
+                ],
+                default="none",
+                max_length=7,
+                verbose_name="payout rule",
+            ),
+        ),
         # The last, and so the first on the way back.
         migrations.RunPython(migrations.RunPython.noop, refuse),
     ]

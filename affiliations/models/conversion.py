@@ -50,6 +50,9 @@ class Conversion(HasReason, SubIds):
         SCHEDULE = "schedule", _("the end of the hold period")
         AT_ONCE = "at_once", _("automatically, when it was recorded")
 
+    #: The type of a payout by ``AFFILIATE_PAYOUT``, which no subscription can have.
+    CUSTOM = "custom"
+
     id = models.BigAutoField(primary_key=True)
     visitor = models.ForeignKey(
         Visitor,
@@ -117,7 +120,7 @@ class Conversion(HasReason, SubIds):
     payout_type = models.CharField(
         _("payout rule"),
         max_length=7,
-        choices=Subscription.PayoutType.choices,
+        choices=[*Subscription.PayoutType.choices, (CUSTOM, _("Calculated by this site"))],
         default=Subscription.PayoutType.NONE,
     )
     payout_value = models.DecimalField(
@@ -287,23 +290,44 @@ class Conversion(HasReason, SubIds):
         return self.status != self.Status.REJECTED and has_money and not self.is_test
 
     @property
-    def depends_on_amount(self) -> bool:
-        """Whether the payout depends on the amount."""
+    def is_percentage(self) -> bool:
+        """Whether the payout is a percentage of the amount."""
         return self.payout_type == Subscription.PayoutType.PERCENT
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether ``AFFILIATE_PAYOUT`` has calculated the payout, or has failed to."""
+        return self.payout_type == self.CUSTOM
+
+    @property
+    def depends_on_amount(self) -> bool:
+        """Whether the payout depends on the amount, or may, since this site has calculated it."""
+        return self.is_percentage or (self.is_custom and (self.amount or 0) > 0)
+
+    @property
+    def is_in_two_currencies(self) -> bool:
+        """Whether the payout depends on the amount, and nothing says by how much."""
+        is_other = self.payout_currency != self.currency
+        return self.depends_on_amount and bool(self.payout) and is_other
+
+    @property
+    def needs_payout(self) -> bool:
+        """Whether it is pending, and pays nothing until staff have entered the payout."""
+        return self.status == self.Status.PENDING and self.is_custom and self.payout is None
 
     @property
     def may_get_amount(self) -> bool:
         """Whether it is pending, and staff may fill in its amount, which is missing or unusable."""
         if self.status != self.Status.PENDING:
             return False
-        if self.depends_on_amount:
+        if self.is_percentage:
             return self.payout is None
         return not self.amount and not self.current_amount
 
     @property
     def needs_amount(self) -> bool:
         """Whether an approval would pay nothing until staff have filled in the amount."""
-        return self.may_get_amount and self.depends_on_amount
+        return self.may_get_amount and self.is_percentage
 
     @property
     def current_amount(self) -> Decimal | None:

@@ -66,7 +66,7 @@ def numbers(partner: Partner, period: Period, interval: Interval) -> ReportResul
 
 
 def _amount(conversion: Conversion) -> Decimal | None:
-    return conversion.current_amount if conversion.depends_on_amount else None
+    return conversion.current_amount if conversion.is_percentage else None
 
 
 def _reason(conversion: Conversion) -> str:
@@ -92,7 +92,7 @@ CONVERSION_COLUMNS = [
     Column("sub4", _("Sub id 4"), attrgetter("visitor.sub4")),
     Column("sub5", _("Sub id 5"), attrgetter("visitor.sub5")),
     Column("amount", _("Amount"), _amount),
-    Column("currency", _("Currency"), lambda row: row.currency if row.depends_on_amount else ""),
+    Column("currency", _("Currency"), lambda row: row.currency if row.is_percentage else ""),
     Column("payout", _("Payout"), attrgetter("current_payout")),
     Column("payout_currency", _("Payout currency"), attrgetter("payout_currency")),
     Column("status", _("Status"), lambda conversion: conversion.get_status_display()),
@@ -122,7 +122,7 @@ def statement(settlement: Settlement) -> Iterator[SimpleNamespace]:
     for line in statement_lines.statement(settlement):
         row = _row(statement_lines.STATEMENT_COLUMNS, line)
         row.reference = shortened(row.reference)
-        if not line.conversion.depends_on_amount:
+        if not line.conversion.is_percentage:
             row.amount, row.currency = None, ""
         row.is_adjustment = line.adjustment is not None
         yield row
