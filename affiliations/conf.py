@@ -308,7 +308,9 @@ class Settings:
         must_be="a tuple of URL namespaces and URL names",
         convert=_with_oscar,
     )
-    ignore_bots = _flag("AFFILIATE_IGNORE_BOTS", True, doc="Whether known crawlers are filtered.")
+    ignore_bots = _flag(
+        "AFFILIATE_IGNORE_BOTS", True, doc="Whether known crawlers and AI agents are filtered."
+    )
     count_fetches = _flag(
         "AFFILIATE_COUNT_FETCHES",
         False,

@@ -50,6 +50,7 @@ class Reason(models.TextChoices):
     PREFETCH = "prefetch", _("browser prefetch")
     SUBRESOURCE = "subresource", _("loaded in the background (image, frame)")
     BOT = "bot", _("known bot or crawler")
+    AGENT = "agent", _("AI agent")
     DUPLICATE_CLICK = "duplicate_click", _("duplicate click")
     NO_CONSENT = "no_consent", _("the visitor has not consented to tracking")
     # For clicks that were counted first:

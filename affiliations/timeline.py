@@ -323,9 +323,12 @@ def _past(visitor: Visitor) -> list[Entry]:
 def _arrival(visitor: Visitor) -> Iterator[Entry]:
     names = {"visitor": visitor, "partner": visitor.partner, "url": visitor.entry_point}
     text = _("Visitor %(visitor)s was registered for %(partner)s.")
-    if visitor.entry_point:
+    if visitor.source == Visitor.Source.API:
+        text = _("Your own code registered visitor %(visitor)s for %(partner)s, without a click.")
+    elif visitor.entry_point:
         text = _("Visitor %(visitor)s clicked a link of %(partner)s to %(url)s.")
-    referrer = visitor.entry_point and _("The referring page is unknown.")
+    is_by_link = visitor.entry_point and visitor.source == Visitor.Source.LINK
+    referrer = is_by_link and _("The referring page is unknown.")
     if visitor.referrer:
         referrer = _("The referring page is %(url)s.") % {"url": visitor.referrer}
     values = {name: getattr(visitor, name) for name in CLICK_FIELDS}

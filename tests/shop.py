@@ -203,6 +203,7 @@ def _last_things(partner: Partner, now: Any) -> None:
     """Add what arrived and was not counted."""
     for reason, count, browser in (
         (Reason.BOT, 41, ""),
+        (Reason.AGENT, 5, ""),
         (Reason.PREFETCH, 17, "Chrome"),
         (Reason.DUPLICATE_CLICK, 8, "Firefox"),
     ):

@@ -115,6 +115,26 @@ class TestAVisitor:
         assert "Sub id 1" not in text
         assert "Sub id" not in shown(staff.get(url(VisitorFactory())))
 
+    def test_shows_its_source_and_is_narrowed_by_it(self, staff: Client) -> None:
+        by_link, by_code = VisitorFactory(), VisitorFactory(source="api")
+        text = shown(staff.get(url(by_code)))
+        assert "a partner’s code, or your own code. Without a landing page" in text
+        for value, expected in (
+            ("api", [by_code]),
+            ("link", [by_link]),
+            ("code", []),
+            ("", []),
+            ("\0", []),
+            ("x" * 5000, []),
+        ):
+            page = staff.get(url(Visitor), {"source__exact": value})
+            found = list(page.context["cl"].result_list) if page.status_code == 200 else []
+            assert (page.status_code in (200, 302), found) == (True, expected), value
+        assert "Without a landing page" in shown(staff.get(url(Visitor)))
+        header, *rows = table(staff.get(url(Visitor, "csv")))
+        assert header[-1] == "Source"
+        assert [row[-1] for row in rows] == ["Link", "Without a landing page"]
+
     def test_is_narrowed_by_success(self, staff: Client) -> None:
         won, other = VisitorFactory(successful_on=timezone.now()), VisitorFactory()
         for value, expected in (("yes", [won]), ("no", [other]), ("nonsense", [other, won])):

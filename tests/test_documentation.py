@@ -231,6 +231,8 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ModuleType]:
         ):
             name, _, attribute = dotted.rpartition(".")
             setattr(sys.modules.get(name) or add(name), attribute, Signal())
+        add("rest_framework.decorators").api_view = lambda methods: csrf_exempt  # type: ignore[attr-defined]
+        add("rest_framework.response").Response = HttpResponse  # type: ignore[attr-defined]
         add("djstripe.signals").WEBHOOK_SIGNALS = defaultdict(Signal)  # type: ignore[attr-defined]
         for block in blocks(page, "python"):
             if block.file in ("settings.py", "shop/models.py"):
@@ -418,6 +420,49 @@ def test_the_banks_post_is_continued_with_the_visitors_cookies(
     assert referred.cookies["sessionid"].value == session
     assert Order.objects.get().note == "P 17"
     assert Conversion.objects.get().partner == steep_notes
+
+
+def test_the_order_of_a_caller_is_credited(
+    steep_notes: Partner,
+    shop: Callable[[Path], ModuleType],
+    wire: Callable[[list[Any]], None],
+) -> None:
+    SubscriptionFactory(partner=steep_notes)
+    page = DOCS / "referring.rst"
+    desk: Any = shop(page).desk  # type: ignore[attr-defined]
+    wire(triggers(page, "Order placed"))
+    user = UserFactory()
+    order = desk.take_order("moox6esi", user, total=Decimal("49.90"), currency="EUR")
+    conversion = Conversion.objects.get()
+    assert (conversion.visitor, conversion.partner) == (order.affiliate_visitor, steep_notes)
+    assert (conversion.visitor.user, conversion.visitor.source) == (user, "api")
+    assert conversion.amount == Decimal("49.90")
+    desk.take_order("unknown1", user)
+    assert Conversion.objects.count() == 1
+
+
+def test_the_claim_of_an_agent_counts_only_with_the_token_of_the_partner(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType]
+) -> None:
+    agents: Any = shop(DOCS / "referring.rst").agents  # type: ignore[attr-defined]
+    token = agents.token_of(steep_notes)
+    for claim in (
+        None,
+        [],
+        "token",
+        {},
+        {"token": None},
+        {"token": 1},
+        {"token": "moox6esi"},
+        {"token": [token]},
+        {"token": "\ud800" + token},
+        {"token": token + "\ud800"},
+        {"token": "x" * 1_000_000},
+        {"publisher_id": "moox6esi"},
+    ):
+        assert agents.visitor_of(claim) is None
+    visitor = agents.visitor_of({"token": token, "sub_id": "42", "campaign_id": ["a"]})
+    assert (visitor.partner, visitor.click_id, visitor.sub1) == (steep_notes, "42", "")
 
 
 def whitenoise(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:

@@ -100,6 +100,16 @@ class TestTheArrival:
         visitor.save()
         assert "The referring page is unknown." in story(visitor)[0]
 
+    def test_says_that_code_has_stated_it(self) -> None:
+        visitor = VisitorFactory(partner__name="Steep Notes", source="api")
+        assert story(visitor)[0] == (
+            f"Your own code registered visitor {visitor.pk} for Steep Notes, without a click. "
+            "The click has no click id and no sub ids."
+        )
+        visitor.referrer = "https://chat.example/"
+        visitor.save()
+        assert "The referring page is https://chat.example/." in story(visitor)[0]
+
     def test_marks_a_test(self) -> None:
         assert "Test: excluded from reports." in story(VisitorFactory(is_test=True))[0]
 

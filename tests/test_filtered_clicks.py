@@ -23,6 +23,7 @@ from tests.test_races import MANY, at_once
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.test_middleware")]
 
+AGENT = "Mozilla/5.0 (compatible; ChatGPT-User/1.0; +https://openai.com/bot)"
 GOOGLEBOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 
 Heard = list[tuple[Partner | None, Reason]]
@@ -83,6 +84,8 @@ def arrive(browser: Browser, reason: Reason, partner: Partner, settings: Any) ->
         headers = {"Sec-Fetch-Dest": "image"}
     elif reason is Reason.BOT:
         headers = {"User-Agent": GOOGLEBOT}
+    elif reason is Reason.AGENT:
+        headers = {"User-Agent": AGENT}
     elif reason is Reason.DUPLICATE_CLICK:
         browser.get(link)
     else:
@@ -98,6 +101,7 @@ REASONS = [
     Reason.PREFETCH,
     Reason.SUBRESOURCE,
     Reason.BOT,
+    Reason.AGENT,
     Reason.DUPLICATE_CLICK,
     Reason.NO_CONSENT,
 ]
@@ -115,6 +119,44 @@ def test_each_is_counted_told_and_logged_with_its_reason(
     (message,) = (record.getMessage() for record in caplog.records if record.name == "affiliations")
     assert message.startswith(f"A click was filtered: {reason.value} (")
     assert Visitor.objects.count() == (1 if reason is Reason.DUPLICATE_CLICK else 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        *(
+            ({"User-Agent": f"Mozilla/5.0 (compatible; {name})"}, Reason.AGENT)
+            for name in (
+                "ChatGPT-User/1.0; +https://openai.com/bot",
+                "Claude-User/1.0; +Claude-User@anthropic.com",
+                "Perplexity-User/1.0",
+                "PerplexityUser/1.0",
+                "MistralAI-User/1.0",
+                "Amzn-User",
+                "Manus-User/1.0",
+                "Google-Agent",
+                "GoogleAgent-Mariner",
+                "meta-externalfetcher/1.1",
+                "AmazonBuyForMe",
+                "Novaact/1.0",
+                "Amazon-Bedrock-AgentCore-Browser",
+            )
+        ),
+        ({"Signature-Agent": '"https://chatgpt.com"'}, Reason.AGENT),
+        ({"User-Agent": "Mozilla/5.0 (compatible; GPTBot/1.0)"}, Reason.BOT),
+        ({"User-Agent": "Mozilla/5.0 (compatible; ClaudeBot/1.0)"}, Reason.BOT),
+        ({"User-Agent": "Mozilla/5.0 (X11; Userland) Chrome/140.0"}, None),
+    ],
+)
+def test_agents_that_act_for_a_person_have_a_reason_of_their_own(
+    browser, partner, settings, headers: dict[str, str | bytes], reason: Reason | None
+) -> None:
+    browser.request("GET", partner.link("/page/"), headers)
+    assert counts() == ({(partner.pk, reason.value): 1} if reason else {})
+
+    settings.AFFILIATE_IGNORE_BOTS = False
+    browser.request("GET", partner.link("/page/", click_id="2"), headers)
+    assert Visitor.objects.get(click_id="2").source == "link"
 
 
 @pytest.mark.parametrize("uid", ["", "no+uid+at+all", "%00", "UNKNOWN1"])

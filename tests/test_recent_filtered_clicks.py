@@ -57,7 +57,7 @@ def test_each_is_kept_with_time_uid_reason_and_browser(
     (click,) = kept()
     assert (click.partner, click.reason) == (whose, reason.value)
     assert click.uid == (whose.uid if whose else "unknown1")
-    assert click.browser == ("" if reason is Reason.BOT else "Firefox")
+    assert click.browser == ("" if reason in (Reason.BOT, Reason.AGENT) else "Firefox")
     assert before <= click.clicked_on <= timezone.now()
     assert str(click) == f"{click.uid}: {Reason.display(reason.value)}"
 

@@ -626,6 +626,7 @@ class TestTheClicks:
                 Reason.NO_CONSENT,
                 Reason.PARTNER_INACTIVE,
                 Reason.REMOVED,
+                Reason.AGENT,
             )
         ):
             FilteredClicks.objects.add(partner, reason, count=10 - number)
@@ -634,13 +635,14 @@ class TestTheClicks:
             key="x", partner=partner, day=NOW.date(), reason="unheard_of", count=1
         )
         told = {
-            "Arrived": "57",
+            "Arrived": "59",
             "Counted": "4",
             "Not opened as a page by a person, such as by bots, link previews and frames": "34",
             "The same visitor clicked the same link again": "6",
             "The visitor did not agree to tracking": "5",
             "Your tracking link was inactive": "4",
             "Removed after a check": "3",
+            "Opened by an AI agent, not by a person": "2",
             "Other reasons": "1",
         }
         seen = see(client, partner)

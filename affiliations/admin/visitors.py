@@ -59,20 +59,21 @@ class SuccessFilter(admin.SimpleListFilter):
 
 @admin.register(Visitor)
 class VisitorAdmin(UserColumnsMixin, CreditPage, ExactSearch, FactAdmin):
-    list_display = ["pk_display", "partner_display", "click_id", "user_start", "referred_on",
-                    "successful_on", "entry_point_start"]  # fmt: skip
-    list_filter = [PartnerFilter, SuccessFilter, "is_test", ReferredFilter]
+    list_display = ["pk_display", "partner_display", "source", "click_id", "user_start",
+                    "referred_on", "successful_on", "entry_point_start"]  # fmt: skip
+    list_filter = [PartnerFilter, SuccessFilter, "source", "is_test", ReferredFilter]
     list_select_related = ["partner", "user"]
     sortable_by = ["pk_display"]
     search_fields = ["=id", "click_id"]
     search_help_text = _("Visitor id, click id, reference, username or exact e-mail.")
     fields = [("pk_display", "partner", "user_link"), ("click_id", "referred_on", "test_display"),
-              ("entry_point", "referrer"), SUB_IDS,
+              ("source", "entry_point", "referrer"), SUB_IDS,
               ("successful_on", "closed_on"), ("previous", "displaced_by")]  # fmt: skip
     readonly_fields = ["pk_display", "user_link", "referred_on", "test_display", "displaced_by"]
     object_views = ["credit"]
     csv_columns = ["id", "partner", "user_display", "referred_on", "entry_point", "referrer",
-                   "click_id", *SUB_IDS, "successful_on", "closed_on", "is_test"]  # fmt: skip
+                   "click_id", *SUB_IDS, "successful_on", "closed_on", "is_test",
+                   "source"]  # fmt: skip
 
     test_display = test_display
     entry_point_start = column("entry_point", _("landing page"))

@@ -34,6 +34,7 @@ _SHOWN_CHARACTERS = 4
 _NO_PERSON = _("not opened as a page by a person, such as by bots, link previews and frames")
 _FILTERED: dict[str, Any] = {
     **dict.fromkeys((Reason.HEAD, Reason.PREFETCH, Reason.SUBRESOURCE, Reason.BOT), _NO_PERSON),
+    Reason.AGENT: _("opened by an AI agent, not by a person"),
     Reason.DUPLICATE_CLICK: _("the same visitor clicked the same link again"),
     Reason.NO_CONSENT: _("the visitor did not agree to tracking"),
     Reason.PARTNER_INACTIVE: _("your tracking link was inactive"),

@@ -59,6 +59,13 @@ _SCHEMES = ("http", "https")
 _LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
 #: What a browser accepts first for an image, a film, a sound or a style sheet.
 _BACKGROUND_TYPES = ("image/", "video/", "audio/", "text/css")
+#: What the user agents of AI agents have in common that open pages for a person. The crawlers that
+#: read pages for a search or to train a model are known as crawlers.
+_AGENTS = re.compile(
+    r"-User\b|PerplexityUser|Google-?Agent\b|meta-externalfetcher|AmazonBuyForMe|Nova-?Act\b"
+    r"|AgentCore|ChatGPT Agent\b|OAI-Operator",
+    re.IGNORECASE,
+)
 #: Parts of user agents and the names of their browsers. The first match counts, since most browsers
 #: also name Chrome and Safari.
 _BROWSERS = {
@@ -207,9 +214,12 @@ class Click:
             return Reason.SUBRESOURCE
         # Cut, because the patterns take a time that grows with the square of the length.
         user_agent = _user_agent(self.request)[:1_000]
-        if settings.ignore_bots and is_crawler(user_agent):
-            return Reason.BOT
-        return None
+        if not settings.ignore_bots:
+            return None
+        # An agent that uses an ordinary browser says so only where it signs its requests.
+        if _AGENTS.search(user_agent) or headers.get("Signature-Agent"):
+            return Reason.AGENT
+        return Reason.BOT if is_crawler(user_agent) else None
 
     @cached_property
     def _signed_uid(self) -> links.SignedUid | None:

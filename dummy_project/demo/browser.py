@@ -87,13 +87,15 @@ class Hop:
 class Browser:
     """Keeps cookies, the current page and the redirects that led to it."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(
+        self, patience: float, user_agent: str = "Mozilla/5.0 (a person in a demo)"
+    ) -> None:
         self._patience = patience
         self._session = requests.Session()
         # The sites are on this machine, so ignore proxies in environment variables.
         self._session.trust_env = False
         # The user agent of requests is on the list of crawlers and would not be counted.
-        self._session.headers["User-Agent"] = "Mozilla/5.0 (a person in a demo)"
+        self._session.headers["User-Agent"] = user_agent
         self.hops: list[Hop] = []
         self.page = Page(0, "about:blank")
 

@@ -13,7 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 
-from affiliations.models import Callback, CallbackAttempt, Conversion
+from affiliations.exceptions import Reason
+from affiliations.models import Callback, CallbackAttempt, Conversion, FilteredClicks
 from demo import deal
 from demo.browser import Browser, BrowserError
 from demo.sites import Site, SiteDown
@@ -89,6 +90,7 @@ class Story:
             f"You come from {deal.PARTNER_NAME}" in page.text,
             "The shop does not show which partner the visitor came from.",
         )
+        self._let_an_agent_follow_it()
 
     def sign_up(self) -> None:
         """Sign up, and check that the partner receives a callback."""
@@ -174,7 +176,20 @@ class Story:
         for conversion in Conversion.objects.order_by("pk"):
             found = f"{conversion.trigger} …" in page.text
             check(found, f"The partner page shows no “{conversion.trigger}”.")
+        check(
+            "Opened by an AI agent" in page.text, "The partner page hides the click of the agent."
+        )
         self._say("     It shows the payouts of the partner. Customers are not shown.")
+
+    def _let_an_agent_follow_it(self) -> None:
+        """Let an AI agent follow the link: its click is filtered."""
+        agent = Browser(self.patience, "Mozilla/5.0 (compatible; ChatGPT-User/1.0)")
+        agent.open(self.partner.url)
+        page = agent.follow("Try the Assam Breakfast")
+        check("You come from" not in page.text, "The shop takes an AI agent for a visitor.")
+        filtered = FilteredClicks.objects.filter(reason=Reason.AGENT)
+        self._wait(filtered.exists, "The click of the AI agent was not filtered.")
+        self._say("     An AI agent follows the same link. This click is filtered.")
 
     def _order(self, tea: str, price: str, *, payout: str) -> str:
         """Order a tea, check the callback, and return the order number."""

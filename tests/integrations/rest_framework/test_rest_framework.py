@@ -70,6 +70,40 @@ def test_an_order_of_an_app_with_a_token_is_credited_by_its_user(
     assert_credited(partner, visitor, placed, user)
 
 
+def refer(client: APIClient, partner: Partner, **headers: str) -> Visitor:
+    """Pass on the query of a partner's link, as the page of a single-page app does."""
+    query = f"?affiliate_id={partner.uid}&click_id=42"
+    answer = client.post(f"/api/referred/{query}", headers=headers)
+    assert answer.data == {"is_counted": True}
+    return Visitor.objects.get(source="api", click_id="42")
+
+
+def test_a_single_page_app_refers_its_browser(partner: Partner) -> None:
+    client = APIClient(enforce_csrf_checks=True)
+    visitor = refer(client, partner)
+    assert refer(client, partner) == visitor
+    placed = order(client)
+    assert placed.affiliate_visitor == visitor
+    assert_credited(partner, visitor, placed, None)
+
+
+def test_an_app_with_a_token_refers_its_user(partner: Partner, settings: Any) -> None:
+    settings.AFFILIATE_ATTRIBUTE_BY_USER = True
+    user = UserFactory()
+    token = f"Token {Token.objects.create(user=user)}"
+    visitor = refer(APIClient(), partner, authorization=token)
+    assert visitor.user == user
+    assert refer(APIClient(), partner, authorization=token) == visitor
+    assert_credited(partner, visitor, order(APIClient(), authorization=token), user)
+
+
+@pytest.mark.parametrize("query", ["", "?affiliate_id=", "?affiliate_id=%00", "?affiliate_id=%ff"])
+def test_a_view_that_is_sent_nonsense_says_so(partner: Partner, query: str) -> None:
+    answer = APIClient().post(f"/api/referred/{query}", [1], format="json")
+    assert (answer.status_code, answer.data) == (200, {"is_counted": False})
+    assert not Visitor.objects.exists()
+
+
 def test_an_order_of_an_app_with_a_token_is_not_credited_by_default(
     follow_link: Callable[..., Visitor], partner: Partner, client: Client
 ) -> None:

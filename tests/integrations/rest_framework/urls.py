@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from types import ModuleType
+
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter
 from rest_framework.serializers import ModelSerializer
 from rest_framework.viewsets import ModelViewSet
 
 from affiliations.tracking import current_visitor
+from tests.test_documentation import DOCS, blocks
 from tests.testapp.models import Order
 from tests.urls import urlpatterns as ours
 
@@ -27,4 +30,16 @@ class OrderViewSet(ModelViewSet):
 
 router = SimpleRouter()
 router.register("orders", OrderViewSet, basename="api-order")
-urlpatterns = [*ours, path("api/", include(router.urls))]
+
+# The view that the page on referring shows.
+[shown] = [
+    block for block in blocks(DOCS / "referring.rst", "python") if "rest_framework" in block.code
+]
+api = ModuleType("shop.api")
+exec(shown.code, vars(api))
+
+urlpatterns = [
+    *ours,
+    path("api/referred/", api.referred),
+    path("api/", include(router.urls)),
+]
