@@ -267,7 +267,6 @@ def figures() -> dict[str, tuple[Callable[[], object], float]]:
     callback = Callback.objects.order_by("-pk")[1000]
     pages = [
         "overview/",
-        "../",
         "partner/",
         "partner/?q=Partner+7",
         "partner/?o=-6",
@@ -352,6 +351,7 @@ def figures() -> dict[str, tuple[Callable[[], object], float]]:
     partner.replace_page_link()
     partners = list(Partner.objects.order_by("name")[:100])
     found |= {
+        "the Admin’s index": (page("", site="/admin/"), PAGE),
         "the partner page": (page(str(partner.page_link()), site=""), PAGE),
         "the partner page, a year": (page(f"{partner.page_link()}?days=365", site=""), PAGE),
         "figures of 100 partners, 30 days": (

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
 
-#: The maximum of partners, triggers or sub ids with rows of their own.
-GROUPS = LIMIT
+#: The maximum of partners, triggers or sub ids with rows of their own, on the page and in a file.
+GROUPS, GROUPS_IN_FILE = 100, LIMIT
 #: The maximum of partners in the table of arrivals.
 ARRIVALS = 25
 
@@ -117,7 +117,7 @@ class ReportAdmin(ReadOnlyMixin, admin.ModelAdmin):
         table = columns.report_columns(whole.total)
         keys = [capfirst(str(key.label)) for key in (interval, dimension) if key]
         yield [*keys, *columns.header(table)]
-        limited = ReportQuery(**query).limited(GROUPS)
+        limited = ReportQuery(**query).limited(GROUPS_IN_FILE)
         partners = partners_by_key(dimension, limited.groups)
         for (start, key), numbers in limited.rows():
             yield [

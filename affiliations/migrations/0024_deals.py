@@ -191,6 +191,18 @@ class Migration(migrations.Migration):
                 verbose_name="payout rule",
             ),
         ),
+        migrations.AddIndex(
+            model_name="filteredclicks",
+            index=models.Index(
+                fields=["day", "reason", "partner", "count"],
+                name="affiliations_filtered_sum",
+            ),
+        ),
+        migrations.AlterField(
+            model_name="filteredclicks",
+            name="day",
+            field=models.DateField(verbose_name="day"),
+        ),
         # The last, and so the first on the way back.
         migrations.RunPython(migrations.RunPython.noop, refuse),
     ]

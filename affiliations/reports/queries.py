@@ -8,7 +8,7 @@ summed up by currency. Days are those of the site's time zone.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import chain
@@ -243,6 +243,8 @@ class ReportQuery:
     #: The partners, triggers or sub ids with rows of their own, if ``others`` has a row.
     groups: Collection[Any] = ()
     others: Others | None = None
+    #: The clicks of each of these rows in the whole period, if they are known.
+    group_clicks: Mapping[Any, int] | None = None
 
     def __post_init__(self) -> None:
         dimension = self.dimension
@@ -253,15 +255,25 @@ class ReportQuery:
         """Return the same report with rows of the first groups only, and one of all others."""
         if self.dimension is None:
             return self
-        groups, count = self._first_groups(self.dimension, limit)
+        found = self._first_groups(self.dimension, limit, self._counted())
+        while isinstance(found, int):
+            found = self._first_groups(self.dimension, limit, found)
+        clicks, count, total = found
         others = Others(count - limit) if count > limit else None
-        return replace(self, groups=groups, others=others)
+        groups = list(clicks)
+        if others:
+            clicks[others] = total - sum(clicks.values())
+        is_known = self.dimension is not Dimension.TRIGGER
+        return replace(
+            self, groups=groups, others=others, group_clicks=clicks if is_known else None
+        )
 
     def rows(self) -> Iterator[tuple[Key, Numbers]]:
         """Yield the rows of the report, some intervals at a time, so that few are in memory."""
         size = max(1, _ROWS // (len(self.groups) + 1))
         for part in self.period.parts(self.interval, size):
-            yield from _result(replace(self, period=part)).rows.items()
+            part_of_it = replace(self, period=part, group_clicks=None)
+            yield from _result(part_of_it).rows.items()
 
     def clicks(self) -> list[tuple[Key, int]]:
         """
@@ -272,6 +284,8 @@ class ReportQuery:
         end of the table if that key is a constant. The query reads it again, and is repeated if the
         totals have grown in the meantime.
         """
+        if self.group_clicks is not None and not self.interval:
+            return [((None, key), count) for key, count in self.group_clicks.items() if count]
         found, counted = self._clicks(self._counted())
         while found is None:
             found, counted = self._clicks(counted)
@@ -361,32 +375,48 @@ class ReportQuery:
             (self._selected(daily, dimension, label="label"), Sum("count")),
         ]
 
-    def _first_groups(self, dimension: Dimension, limit: int) -> tuple[list[Any], int]:
-        """Return the groups with the most clicks, then conversions; and how many groups exist."""
+    def _first_groups(
+        self, dimension: Dimension, limit: int, counted: int
+    ) -> tuple[dict[Any, int], int, int] | int:
+        """
+        Find the groups with the most clicks, then conversions.
+
+        Returns:
+            Their clicks, the number of all groups and of all clicks; or the last key of the totals,
+            if it is not ``counted``. See ``clicks()``.
+        """
         conversions = self._of_conversions(Conversion.objects.filter(is_test=False))
-        credited = Count("pk", filter=~Q(status=Status.REJECTED))
+        credited = Count("status", filter=~Q(status=Status.REJECTED))
         parts = [conversions.values_list("group").annotate(clicked=Value(0), credited=credited)]
         if dimension is not Dimension.TRIGGER:
             parts += [
                 rows.values_list("group").annotate(clicked=total, credited=Value(0))
-                for rows, total in self._clicked(dimension, self._counted())
+                for rows, total in self._clicked(dimension, counted)
             ]
         found = parts[0].union(*parts[1:], all=True)
         connection = connections[found.db]
         try:
             select, values = found.query.get_compiler(found.db).as_sql()
         except EmptyResultSet:  # no partners
-            return [], 0
+            return {}, 0, 0
         # Django cannot group the rows of a union.
-        group = connection.ops.quote_name("group")
+        quote = connection.ops.quote_name
+        group, state = quote("group"), quote(RollupState._meta.db_table)
         first = (
-            f"SELECT {group}, COUNT(*) OVER () FROM ({select}) parts GROUP BY {group}"  # noqa: S608
+            f"SELECT {group}, SUM(clicked), COUNT(*) OVER (), SUM(SUM(clicked)) OVER (),"  # noqa: S608
+            f" (SELECT SUM(counted) FROM {state})"
+            f" FROM ({select}) parts GROUP BY {group}"
             f" ORDER BY SUM(clicked) DESC, SUM(credited) DESC, {group} LIMIT {limit + 1}"
         )
         with connection.cursor() as cursor:
             cursor.execute(first, values)
             rows = cursor.fetchall()
-        return [key for key, _count in rows[:limit]], rows[0][1] if rows else 0
+        if not rows:
+            return {}, 0, 0
+        _group, _clicked, count, total, last = rows[0]
+        if (last or 0) != counted:
+            return int(last)
+        return {row[0]: int(row[1]) for row in rows[:limit]}, count, int(total)
 
     def _of_conversions(self, rows: QuerySet[Any], path: str = "") -> QuerySet[Any]:
         """Filter rows whose conversion is at ``path``, and add the columns of the report."""
