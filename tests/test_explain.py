@@ -845,7 +845,7 @@ def test_every_doubt_is_told_in_the_log_and_in_the_story(
 
 
 def test_every_reason_is_of_a_click_a_refusal_or_a_doubt() -> None:
-    doubts = {Reason.SCREENED, Reason.NO_AMOUNT}
+    doubts = {Reason.SCREENED, Reason.NO_AMOUNT, Reason.NO_PAYOUT}
     tests = {Reason.TEST_EXPIRED, Reason.TEST_USED, Reason.OPEN_REFERRAL}
     assert {*REASONS, *REFUSALS, *doubts, *tests, Reason.REMOVED} == set(Reason)
 
