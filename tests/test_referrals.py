@@ -29,7 +29,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affiliations.exceptions import Reason
-from affiliations.models import Conversion, FilteredClicks, Partner, RecentFilteredClick, Visitor
+from affiliations.links import signed_uid
+from affiliations.models import (
+    Conversion,
+    FilteredClicks,
+    FollowedTestLink,
+    Partner,
+    RecentFilteredClick,
+    Visitor,
+)
 from affiliations.signals import click_filtered, visitor_registered
 from affiliations.tracking import arefer, refer
 from affiliations.triggers import complete_trigger
@@ -37,6 +45,7 @@ from tests.arrivals import KEY, Wrapped, commit, held
 from tests.browsers import FIREFOX, HANDLERS, Browser
 from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
 from tests.test_consent import WAITING, aagree, agree
+from tests.test_deal_links import signed_before
 from tests.test_visitors import awhose, request_with, whose
 from tests.testapp.models import Order
 
@@ -647,6 +656,59 @@ def test_the_banner_registers_a_referral_that_waits(browser, partner, settings) 
 
     visitor = Visitor.objects.get()
     assert (answer.body.decode(), visitor.source) == (str(visitor.pk), "api")
+
+
+# Tests of a deal.
+
+
+def test_the_uid_of_a_test_link_makes_one_test(browser, partner) -> None:
+    uid = signed_uid(partner.uid)
+
+    said = send(browser, partner_or_code=uid)
+
+    visitor = Visitor.objects.get()
+    assert said == now_is(browser) == str(visitor.pk) == send(browser, partner_or_code=uid)
+    assert (visitor.partner, visitor.is_test, visitor.source) == (partner, True, "api")
+    assert send(type(browser)(), partner_or_code=uid) == "nobody"
+    assert Visitor.objects.count() == 1
+    assert filtered() == {}
+    assert [row.reason for row in FollowedTestLink.objects.order_by("pk")] == ["", "test_used"]
+
+
+def test_a_test_replaces_no_real_referral_and_ends_after_an_hour(
+    browser, partner, monkeypatch
+) -> None:
+    real = send(browser, partner_or_code=partner.uid)
+    assert send(browser, partner_or_code=signed_uid(partner.uid)) == real == now_is(browser)
+    uid = signed_before(7200, lambda: signed_uid(partner.uid), monkeypatch)
+    assert send(type(browser)(), partner_or_code=uid) == "nobody"
+    assert not Visitor.objects.filter(is_test=True).exists()
+    assert filtered() == {}
+    reasons = [row.reason for row in FollowedTestLink.objects.order_by("pk")]
+    assert reasons == ["open_referral", "test_expired"]
+
+
+@pytest.mark.parametrize("by_user", [True, False])
+def test_a_test_without_a_browser_is_the_users(partner, settings, by_user: bool) -> None:
+    settings.AFFILIATE_ATTRIBUTE_BY_USER = by_user
+    user = UserFactory()
+    test = refer(signed_uid(partner.uid), user=user)
+    assert (test.is_test, test.user, test.previous) == (True, user, None)
+
+    real = VisitorFactory(user=user)
+    again = refer(signed_uid(partner.uid), user=user)
+    assert again == (real if by_user else Visitor.objects.latest("pk"))
+    assert (again.is_test, refer(signed_uid("unknown1"))) == (not by_user, None)
+
+
+def test_a_test_that_waits_for_consent_is_a_test(browser, partner, settings) -> None:
+    settings.AFFILIATE_CONSENT = f"{__name__}.undecided"
+    send(browser, partner_or_code=signed_uid(partner.uid))
+
+    answer = browser.request("POST", f"{browser.views}agree/")
+
+    visitor = Visitor.objects.get()
+    assert (answer.body.decode(), visitor.is_test) == (str(visitor.pk), True)
 
 
 # Orders.

@@ -33,7 +33,7 @@ from affiliations.models import (
     Visitor,
 )
 from affiliations.models.visitor import CLICK_FIELDS, MAX_CLICK_ID
-from affiliations.query_strings import FollowedLink
+from affiliations.query_strings import FollowedLink, Uid
 from affiliations.signals import click_filtered
 from affiliations.tracking.landing_pages import (
     LandingPage,
@@ -159,6 +159,11 @@ class Click:
         if (found := _read(query)) is None:
             return None
         return cls(request, _escaped_path(path), found)
+
+    @classmethod
+    def stated(cls, request: HttpRequest, uid: bytes) -> Click:
+        """Return a click that code states, by the uid that a link would have."""
+        return cls(request, "", FollowedLink(b"", [Uid(uid)], {}))
 
     @property
     def test_nonce(self) -> str | None:

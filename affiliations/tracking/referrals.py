@@ -13,6 +13,7 @@ from affiliations.models import Partner, Visitor
 from affiliations.models.accounts import known_user
 from affiliations.models.visitor import CLICK_FIELDS
 from affiliations.tracking import binding, clicks, consent, visitors
+from affiliations.tracking.clicks import Click
 from affiliations.tracking.staff import is_on_staff_page
 from affiliations.tracking.state import RequestState
 
@@ -48,7 +49,8 @@ def refer(
     own transaction.
 
     Args:
-        partner_or_code: A partner, or the uid that links have. A blank one costs nothing.
+        partner_or_code: A partner, or the uid or code that links have, of a test link as well. A
+            blank one costs nothing.
         user: The customer; by default the user of the request, except on a staff page.
         request: The customer's request, also one that a framework has wrapped. Their browser
             remembers the visitor, as after a click, and ``AFFILIATE_CONSENT`` is asked. A request
@@ -73,15 +75,18 @@ def refer(
     if (request := binding.real_request(request)) is not None:
         # A cache must not answer the next visitor, whose code may be another.
         RequestState.ask_if_cacheable(request)
-    code = partner_or_code if isinstance(partner_or_code, Partner) else _raw(partner_or_code)
+    known = partner_or_code if isinstance(partner_or_code, Partner) else None
+    code = known.uid.encode() if known else _raw(partner_or_code).strip()
     if not code:
         return None
     ids = dict(zip(CLICK_FIELDS, (click_id, sub1, sub2, sub3, sub4, sub5), strict=True))
 
     def refer_customer() -> Visitor | None:
         of_customer = _request_of_customer(request, user)
-        facts = _facts(of_customer or HttpRequest(), ids, referrer, entry_point)
-        return _register(code, user, of_customer, facts)
+        click = Click.stated(of_customer or HttpRequest(), code)
+        partner = known or click.partner
+        facts = _facts(click, ids, referrer, entry_point)
+        return _register(click, partner, user, of_customer, facts)
 
     return visitors.run_isolated(refer_customer, "A visitor could not be referred.")
 
@@ -92,21 +97,18 @@ async def arefer(partner_or_code: Partner | str, **stated: Any) -> Visitor | Non
 
 
 def _register(
-    partner_or_code: Partner | bytes,
+    click: Click,
+    partner: Partner | None,
     user: User | None,
     request: HttpRequest | None,
     facts: dict[str, Any],
 ) -> Visitor | None:
     """Register, defer or refuse the referral, by the customer's request if there is one."""
-    partner: Partner | None
-    if isinstance(partner_or_code, Partner):
-        code, partner = b"", partner_or_code
-    else:
-        code, partner = partner_or_code, Partner.objects.by_uid(partner_or_code)
-    refusal = clicks.refusal(partner)
+    refusal = click.refusal(partner)
     agrees = refusal is None and (request is None or consent.agrees(request))
     if partner is None or agrees is False:
-        clicks.refuse(request, partner, refusal or Reason.NO_CONSENT, uid=code)
+        reason = refusal or Reason.NO_CONSENT
+        clicks.refuse(request, partner, reason, uid=click.uid, test_nonce=click.test_nonce)
         return None
     if request is None:
         return visitors.register(None, partner, user=user, **facts)
@@ -132,15 +134,15 @@ def _request_of_customer(request: HttpRequest | None, user: User | None) -> Http
 
 
 def _facts(
-    request: HttpRequest, ids: Mapping[str, object], referrer: object, entry_point: object
+    click: Click, ids: Mapping[str, object], referrer: object, entry_point: object
 ) -> dict[str, Any]:
-    """Return the stated texts as fields of ``Visitor``."""
+    """Return the stated texts as fields of ``Visitor``, and what the uid says."""
     texts = clicks.stored_texts(
         {name: _raw(value) for name, value in ids.items()},
-        entry_point=clicks.stated_entry_point(request, _raw(entry_point)),
+        entry_point=clicks.stated_entry_point(click.request, _raw(entry_point)),
         referrer=clicks.referring_page(_raw(referrer)),
     )
-    return {"test_nonce": None, "source": Visitor.Source.API.value, **texts}
+    return {"test_nonce": click.test_nonce, "source": Visitor.Source.API.value, **texts}
 
 
 def _raw(value: object) -> bytes:

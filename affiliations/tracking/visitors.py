@@ -62,8 +62,9 @@ def register(
     cannot find it. ``request`` is ``None`` if code refers a customer who is not in this browser,
     who may be known by ``user``.
     """
-    if request is not None and test_nonce is not None:
-        return _register_test(request, partner, test_nonce, referred_on or timezone.now(), facts)
+    if test_nonce is not None:
+        referred_on = referred_on or timezone.now()
+        return _register_test(request, partner, user, test_nonce, referred_on, facts)
     if referred_on is not None:
         # The time of a deferred click identifies it, as two requests may register it at once.
         same_click = _visitors().filter(partner=partner, is_test=False, referred_on=referred_on)
@@ -71,7 +72,7 @@ def register(
             _remember(request, visitor)
             return visitor
     referred_on = referred_on or timezone.now()
-    current = None if request is None else current_visitor(request)
+    current = _current(request)
     if current is None and user is not None:
         # Such as of an app on a phone, which keeps neither session nor cookie.
         current = visitor_of_user(user)
@@ -92,7 +93,7 @@ def register(
     )
     visitor = Visitor.objects.create(
         partner=partner,
-        user=user or (None if request is None else request_user(request)),
+        user=user or request_user(request),
         referred_on=referred_on,
         is_internal=is_internal,
         previous=None if competitor_stays else current,
@@ -180,10 +181,11 @@ def credited_visitor(request: HttpRequest | None, buyer: User | None) -> Visitor
     return earlier if settings.first_click_wins and is_same_kind else later
 
 
-def real_referral(request: HttpRequest) -> Visitor | None:
+def real_referral(request: HttpRequest | None, user: User | None = None) -> Visitor | None:
     """Return an open referral of the browser or of its user that is no test."""
-    found = [visitor for visitor in _remembered_visitors(request) if visitor.is_open]
-    user = request_user(request) if settings.attribute_by_user else None
+    remembered = () if request is None else _remembered_visitors(request)
+    found = [visitor for visitor in remembered if visitor.is_open]
+    user = (user or request_user(request)) if settings.attribute_by_user else None
     if user is not None and (of_user := visitor_of_user(user)) is not None:
         found.append(of_user)
     return next((visitor for visitor in found if not visitor.is_test), None)
@@ -201,7 +203,7 @@ def remembers_no_visitor(request: HttpRequest) -> bool:
     return sessions.is_absent(request) and cookies.is_absent(request)
 
 
-def request_user(request: HttpRequest) -> User | None:
+def request_user(request: HttpRequest | None) -> User | None:
     """Return the user who is logged in, if a row can refer to that user."""
     return known_user(getattr(request, "user", None))
 
@@ -297,8 +299,9 @@ def run_isolated(work: Callable[[], T], failure: str) -> T | None:
 
 
 def _register_test(
-    request: HttpRequest,
+    request: HttpRequest | None,
     partner: Partner,
+    user: User | None,
     nonce: str,
     referred_on: datetime,
     facts: dict[str, str],
@@ -309,7 +312,7 @@ def _register_test(
     A test never takes the place of a real click, or a published test link would take the sales of
     other partners.
     """
-    if (rival := real_referral(request)) is not None:
+    if (rival := real_referral(request, user)) is not None:
         clicks.refuse(request, partner, Reason.OPEN_REFERRAL, test_nonce=nonce, rival=rival)
         return rival
     same_link = _visitors().filter(test_nonce=nonce)
@@ -318,11 +321,11 @@ def _register_test(
             with transaction.atomic(using=db.write_alias()):
                 test = Visitor.objects.create(
                     partner=partner,
-                    user=request_user(request),
+                    user=user or request_user(request),
                     referred_on=referred_on,
                     is_test=True,
                     test_nonce=nonce,
-                    previous=current_visitor(request),
+                    previous=_current(request),
                     **facts,
                 )
         except IntegrityError:  # Another request has just registered it.
@@ -333,11 +336,16 @@ def _register_test(
             _announce(request, test)
             return test
     # Two requests may register one deferred click, which its time identifies.
-    if test and test.is_open and (remembers(request, test) or test.referred_on == referred_on):
+    is_ours = request is not None and test is not None and remembers(request, test)
+    if test and test.is_open and (is_ours or test.referred_on == referred_on):
         _remember(request, test)
         return test
     clicks.refuse(request, partner, Reason.TEST_USED, test_nonce=nonce)
-    return current_visitor(request)
+    return _current(request)
+
+
+def _current(request: HttpRequest | None) -> Visitor | None:
+    return None if request is None else current_visitor(request)
 
 
 def _announce(request: HttpRequest | None, visitor: Visitor) -> None:
