@@ -40,7 +40,15 @@ from django.utils.module_loading import import_string
 from django.views.decorators.csrf import csrf_exempt
 from pytest_httpserver import HTTPServer
 
-from affiliations import checks, database_checks, placeholders, privacy, registry, signals
+from affiliations import (
+    checks,
+    database_checks,
+    partner_import,
+    placeholders,
+    privacy,
+    registry,
+    signals,
+)
 from affiliations.callbacks import maintenance, slots, suspension, transport
 from affiliations.callbacks.worker import deliver
 from affiliations.conf import settings as our_settings
@@ -602,6 +610,28 @@ def test_a_refund_adjusts_the_conversion_of_its_order(
     order.refunds = SimpleNamespace(all=lambda: refunds)
     package.returns.refund_saved(refunds[0])
     assert Conversion.objects.get().current_payout == 6
+
+
+def test_all_partners_who_were_imported_are_subscribed_once(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType]
+) -> None:
+    SubscriptionFactory(trigger="Sale")
+    moving: Any = shop(DOCS / "moving.rst").moving
+    for _ in range(2):
+        moving.subscribe()
+    assert [rule.trigger for rule in Subscription.objects.order_by("pk")] == [
+        "Sale",
+        "Order placed",
+    ]
+    Subscription.objects.get(partner=steep_notes).full_clean()
+
+
+def test_the_file_of_the_import_can_be_imported(db: None) -> None:
+    [block] = [row for row in blocks(DOCS / "moving.rst", "text") if row.code.startswith("name,")]
+    plan = partner_import.plan(block.code)
+    assert plan.mistakes == []
+    assert [partner.name for partner in plan.created] == ["Steep Notes", "The Cup"]
+    assert [code.code for code in plan.codes] == ["partner-17", "STEEP10"]
 
 
 def paid(partner: Partner, order: Order, trigger: str = "Order placed") -> list[Decimal | None]:
