@@ -320,7 +320,18 @@ def _suspended(partner: Partner, now: Any) -> Subscription:
         failure_count=12,
         failing_since=now - timedelta(days=2),
         callbacks_suspended_on=now - timedelta(hours=5),
+        last_error=CallbackAttempt.Error.HTTP_STATUS,
+        last_status_code=503,
     )
+    paused = partner.subscriptions.get(trigger="User registered")
+    Subscription.objects.filter(pk=paused.pk).update(
+        failure_count=3,
+        failing_since=now - timedelta(hours=2),
+        callbacks_paused_until=now + timedelta(minutes=40),
+        pause_count=3,
+        last_error=CallbackAttempt.Error.TIMEOUT,
+    )
+    partner.replace_page_link()
     subscription.refresh_from_db()
     return subscription
 
@@ -441,6 +452,9 @@ def pages(shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
     own = partner.page_link()
     yield "own-page", own
     yield "own-page-statement", f"{own}settlements/{settlement.pk}/"
+    yield "own-page-link", f"{own}?link-page=/teas/&link-click_id={{clickid}}&link-sub1=mail"
+    yield "own-page-refused-link", f"{own}?link-page=https://elsewhere.example/"
+    yield "own-page-failing", shown["partner-suspended"].page_link()
 
 
 def tour(window: Window, site: str, shown: dict[str, Any]) -> Iterator[str]:

@@ -58,6 +58,25 @@ class TestASubscription:
         assert subscription.failing_since < timezone.now() - timedelta(hours=1)
 
     @pytest.mark.usefixtures("callbacks")
+    def test_keeps_its_last_error_until_a_callback_is_accepted_or_it_is_resumed(
+        self, subscription: Subscription
+    ) -> None:
+        def last() -> tuple[str, int | None]:
+            subscription.refresh_from_db()
+            return subscription.last_error, subscription.last_status_code
+
+        broken = replace(BUSY, status_code=500)
+        self.fail(1, since=timedelta(0), result=broken)
+        assert last() == ("http_status", 500)
+        self.fail(1, since=timedelta(0), result=FAILED)
+        assert last() == ("connect", None)
+        self.fail(1, since=timedelta(0), result=OK)
+        assert last() == ("", None)
+        self.fail(1, since=timedelta(0), result=broken)
+        suspension.resume(subscription)
+        assert last() == ("", None)
+
+    @pytest.mark.usefixtures("callbacks")
     def test_is_suspended_after_ten_over_72_hours(self, subscription: Subscription) -> None:
         self.fail(9, since=self.LONG)
         subscription.refresh_from_db()

@@ -23,6 +23,7 @@ from affiliations.conversions import adjustments, decisions, settlements
 from affiliations.dates import Period
 from affiliations.exceptions import Reason
 from affiliations.models import (
+    Callback,
     Conversion,
     FilteredClicks,
     Partner,
@@ -32,6 +33,7 @@ from affiliations.models import (
 )
 from tests.browsers import HANDLERS, Browser
 from tests.factories import (
+    CallbackFactory,
     ConversionFactory,
     PartnerFactory,
     SubscriptionFactory,
@@ -41,7 +43,7 @@ from tests.factories import (
 from tests.settings import MANY_ROWS
 
 pytestmark = pytest.mark.django_db
-QUERIES = 13
+QUERIES = 16
 LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 NOW = datetime.now(timezone.utc)
@@ -464,7 +466,7 @@ class TestThePage:
         for _ in range(10):
             adjustments.adjust(convert(subscription), payout=Decimal(1), reason="More")
         settlements.settle(partner, "EUR", NOW)
-        convert(subscription)
+        CallbackFactory(conversion=convert(subscription))
         with django_assert_num_queries(QUERIES):
             client.get(link(partner))
         visitors = Visitor.objects.bulk_create(
@@ -481,6 +483,9 @@ class TestThePage:
         Settlement.objects.bulk_create(
             Settlement(partner=partner, currency="EUR", before=NOW, year=2026, year_number=number)
             for number in range(2, MANY_ROWS + 2)
+        )
+        Callback.objects.bulk_create(
+            Callback(partner=partner, subscription=subscription, url="x") for _ in range(MANY_ROWS)
         )
         with django_assert_num_queries(QUERIES):
             client.get(link(partner))

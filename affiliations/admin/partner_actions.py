@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from django import forms
-from django.conf import settings as django_settings
 from django.contrib import messages
 from django.contrib.admin.utils import label_for_field
-from django.contrib.admin.widgets import AdminTextInputWidget
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponseRedirect, JsonResponse
-from django.http.request import split_domain_port, validate_host
 from django.urls import NoReverseMatch, get_script_prefix, path, reverse
-from django.utils.encoding import iri_to_uri
 from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -28,8 +24,8 @@ from affiliations.conf import settings
 from affiliations.conversions.decisions import stop_for_fraud
 from affiliations.dates import Period, today
 from affiliations.exceptions import Reason
+from affiliations.link_forms import FullLinkForm, LinkForm
 from affiliations.models import Callback, Conversion, Partner, Visitor
-from affiliations.models.visitor import MAX_CLICK_ID
 from affiliations.tracking import visitors
 
 if TYPE_CHECKING:
@@ -45,79 +41,6 @@ _ADVICE: dict[str, Any] = {
     Reason.OPEN_REFERRAL: _("Open the link in a private window."),
     Reason.NO_CONSENT: _("Open the link again, and agree to be tracked."),
 }
-
-
-class LinkForm(forms.Form):
-    """Asks for the landing page of a tracking link, and for the network's macro."""
-
-    page = forms.CharField(
-        label=_("landing page"),
-        max_length=2048,
-        required=False,
-        widget=AdminTextInputWidget,
-        help_text=_("Any page of this site, as a path or a full URL."),
-    )
-    click_id = forms.CharField(
-        label=_("click id"),
-        max_length=MAX_CLICK_ID,
-        required=False,
-        widget=AdminTextInputWidget,
-        help_text=_("The network’s macro for its click id, such as {clickid}."),
-    )
-
-    def __init__(self, request: HttpRequest, data: Any) -> None:
-        self.request = request
-        super().__init__(data)
-
-    def clean_page(self) -> str:
-        """Return the absolute URL of a page of this site."""
-        page = self.cleaned_data["page"].strip() or get_script_prefix()
-        try:
-            parts = urlsplit(page)
-            host, scheme = parts.netloc, parts.scheme
-        except ValueError as error:
-            raise forms.ValidationError(
-                _("Enter a path, such as /shoes/, or a full URL.")
-            ) from error
-        if not host and not scheme:
-            relative = page if page.startswith("/") else f"/{page}"
-            return self.request.build_absolute_uri(relative)
-        if scheme not in ("http", "https") or not self._is_own(host):
-            raise forms.ValidationError(
-                _("This page is not on this site. Enter a path, such as /shoes/.")
-            )
-        return str(iri_to_uri(page))
-
-    def _is_own(self, host: str) -> bool:
-        """
-        Tell whether a host belongs to this site.
-
-        ``*`` in ``ALLOWED_HOSTS`` does not say which hosts do; the host of the request does. A user
-        name before the host is refused, since it may imitate a host of this site.
-        """
-        if host == self.request.get_host():
-            return True
-        patterns = [pattern for pattern in django_settings.ALLOWED_HOSTS if pattern != "*"]
-        return "@" not in host and validate_host(split_domain_port(host)[0], patterns)
-
-
-class FullLinkForm(LinkForm):
-    """Asks for the sub ids too."""
-
-    def __init__(self, request: HttpRequest, data: Any) -> None:
-        super().__init__(request, data)
-        for number, _key in enumerate(settings.sub_id_keys, start=1):
-            label = gettext("sub id %(number)s") % {"number": number}
-            self.fields[f"sub{number}"] = forms.CharField(
-                label=label, max_length=255, required=False, widget=AdminTextInputWidget
-            )
-
-    def link(self, partner: Partner) -> str:
-        """Return the link, or the link to the home page while the form is invalid."""
-        if not self.is_valid():
-            return partner.link(self.request.build_absolute_uri(get_script_prefix()))
-        data = self.cleaned_data.copy()
-        return partner.link_with_macros(data.pop("page"), **data)
 
 
 class ReactivateForm(ReasonForm):
@@ -149,8 +72,7 @@ class PartnerPages(ObjectViewsMixin):
         return [url, *super().get_urls()]
 
     def link_panel(self, request: HttpRequest, row: Partner) -> dict[str, Any]:
-        is_sent = {"page", "click_id"} & request.GET.keys()
-        form = FullLinkForm(request, request.GET if is_sent else {})
+        form = FullLinkForm(request, request.GET)
         return {
             "inactive": "" if row.active or row.is_stopped else INACTIVE,
             "link": form.link(row),
@@ -196,6 +118,8 @@ class PartnerPages(ObjectViewsMixin):
     def test_link(self, request: HttpRequest, partner: Partner) -> HttpResponse:
         """Create a link whose visitor is a test, and show the latest links that were followed."""
         form = LinkForm(request, request.POST if request.method == "POST" else None)
+        for field in form.fields.values():
+            field.widget.attrs["class"] = "vTextField"
         form.fields["click_id"].help_text = _(
             "Any value, such as test-1. Some callback URLs need one."
         )

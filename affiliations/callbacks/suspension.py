@@ -116,6 +116,8 @@ def resume(subscription: Subscription) -> int:
         failing_since=None,
         callbacks_paused_until=None,
         pause_count=0,
+        last_error="",
+        last_status_code=None,
     )
     queued = rows.queued().filter(subscription=subscription.pk).order_by("pk")
     count, last = 0, 0
@@ -155,11 +157,14 @@ def retry_after(result: Result) -> timedelta:
 def _end_streak(subscription: Subscription) -> None:
     subscription.failure_count, subscription.failing_since = 0, None
     subscription.callbacks_paused_until, subscription.pause_count = None, 0
+    subscription.last_error, subscription.last_status_code = "", None
 
 
 def _count_failure(subscription: Subscription, attempt: AttemptResult) -> None:
     subscription.failure_count += 1
     subscription.failing_since = subscription.failing_since or attempt.started_on
+    subscription.last_error = attempt.result.error
+    subscription.last_status_code = attempt.result.status_code
     if subscription.failure_count == WARN_AFTER_FAILURES:
         logger.warning(
             "Subscription %s: %s callbacks have failed in a row; it is suspended after %s over %s.",

@@ -203,6 +203,41 @@ class Migration(migrations.Migration):
             name="day",
             field=models.DateField(verbose_name="day"),
         ),
+        migrations.AddField(
+            model_name="subscription",
+            name="last_error",
+            field=models.CharField(
+                blank=True,
+                db_default="",
+                default="",
+                editable=False,
+                max_length=15,
+                verbose_name="last error",
+            ),
+        ),
+        migrations.AddField(
+            model_name="subscription",
+            name="last_status_code",
+            field=models.PositiveSmallIntegerField(
+                blank=True, editable=False, null=True, verbose_name="last status code"
+            ),
+        ),
+        # Before the other one of the foreign key goes: MariaDB needs one.
+        migrations.AddIndex(
+            model_name="callback",
+            index=models.Index(fields=["partner", "id"], name="affiliations_callback_partner"),
+        ),
+        migrations.AlterField(
+            model_name="callback",
+            name="partner",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="callbacks",
+                to="affiliations.partner",
+                verbose_name="partner",
+            ),
+        ),
         # The last, and so the first on the way back.
         migrations.RunPython(migrations.RunPython.noop, refuse),
     ]

@@ -70,14 +70,18 @@ class CallbackQuerySet(models.QuerySet["Callback"]):
         """Keep the queued callbacks that a worker has claimed."""
         return self.queued().filter(next_attempt_on__gt=now).exclude(lease_token="")
 
+    def first_due(self) -> Subquery:
+        """Return when the first queued callback of each subscription is due, to annotate these."""
+        first = self.queued().filter(subscription=OuterRef("pk")).order_by("next_attempt_on")
+        return Subquery(first.values("next_attempt_on")[:1])
+
     def next_attempt(self) -> datetime | None:
         """Return when the next callback is due that no suspension or pause keeps back."""
-        first = self.queued().filter(subscription=OuterRef("pk")).order_by("next_attempt_on")
-        due_on = Subquery(first.values("next_attempt_on")[:1])
         pause = Coalesce("callbacks_paused_until", "due_on")
         endpoints = Subscription.objects.using(self.db).filter(callbacks_suspended_on=None)
         next_on = Min(Greatest("due_on", pause))
-        found: dict[str, datetime | None] = endpoints.annotate(due_on=due_on).aggregate(on=next_on)
+        due = endpoints.annotate(due_on=self.first_due())
+        found: dict[str, datetime | None] = due.aggregate(on=next_on)
         return found["on"]
 
     def not_in_flight(self, now: datetime) -> CallbackQuerySet:
@@ -149,6 +153,8 @@ class Callback(HasReason, models.Model):
         Partner,
         on_delete=models.PROTECT,
         related_name="callbacks",
+        # The first column of an index.
+        db_index=False,
         verbose_name=_("partner"),
     )
     event = models.CharField(
@@ -218,6 +224,8 @@ class Callback(HasReason, models.Model):
                 name="affiliations_callback_endpoint",
             ),
             models.Index(fields=["created_on"], name="affiliations_callback_made"),
+            # For the latest callbacks of a partner who has had none for a long time.
+            models.Index(fields=["partner", "id"], name="affiliations_callback_partner"),
             models.Index(fields=["is_test", "id"], name="affiliations_callback_test"),
         ]
 

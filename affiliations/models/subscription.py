@@ -31,6 +31,8 @@ DELIVERY_FIELDS = (
     "callbacks_suspended_on",
     "callbacks_paused_until",
     "pause_count",
+    "last_error",
+    "last_status_code",
 )
 #: The longest earning period besides *Always*: a hundred years.
 MAX_EARNS_MONTHS = 1_200
@@ -248,6 +250,13 @@ class Subscription(models.Model):
     )
     pause_count = models.PositiveIntegerField(
         _("pauses in a row"), default=0, db_default=0, editable=False
+    )
+    # Those of the last failed attempt, if no later one was accepted: see ``CallbackAttempt``.
+    last_error = models.CharField(
+        _("last error"), max_length=15, blank=True, default="", db_default="", editable=False
+    )
+    last_status_code = models.PositiveSmallIntegerField(
+        _("last status code"), null=True, blank=True, editable=False
     )
 
     objects = SubscriptionQuerySet.as_manager()

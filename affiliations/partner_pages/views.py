@@ -9,6 +9,7 @@ or printed page does not contain the private link. A partner can download one CS
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from functools import wraps
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,14 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
+from affiliations.callbacks import suspension
 from affiliations.conf import settings
 from affiliations.conversions import statement_lines, unpaid
 from affiliations.dates import Interval, Period
+from affiliations.link_forms import FullLinkForm
 from affiliations.models import Conversion, Partner, Settlement
 from affiliations.models.conversion_queries import ConversionQuerySet
-from affiliations.partner_pages import downloads, serializers
+from affiliations.partner_pages import deliveries, downloads, serializers
 from affiliations.reports import charts, columns, export, queries
 
 if TYPE_CHECKING:
@@ -108,9 +111,13 @@ def page(request: HttpRequest, partner: Partner) -> HttpResponseBase:
     statements = _Listing(
         request, "settlements", partner.settlements.order_by("-pk"), SETTLEMENTS_PER_PAGE
     )
+    endpoints, callbacks = deliveries.endpoints(partner), deliveries.latest(partner)
+    link_form = FullLinkForm(request, request.GET, prefix="link")
     context = {
         "partner": partner,
         "link": partner.link(request.build_absolute_uri(get_script_prefix())),
+        "link_form": link_form,
+        "built_link": link_form.is_sent and link_form.is_valid() and link_form.link(partner),
         "click_id_key": settings.click_id_key,
         "sub_id_keys": settings.sub_id_keys,
         "days": days,
@@ -122,6 +129,12 @@ def page(request: HttpRequest, partner: Partner) -> HttpResponseBase:
         ],
         "conversions": conversions,
         "conversion_rows": [serializers.conversion_row(row) for row in conversions.page],
+        "endpoints": endpoints,
+        "callbacks": callbacks,
+        "is_failing": any(endpoint.is_failing for endpoint in endpoints),
+        "advice": deliveries.advice([*endpoints, *callbacks]),
+        "suspended_after": suspension.SUSPEND_AFTER_FAILURES,
+        "suspended_after_hours": suspension.SUSPEND_AFTER // timedelta(hours=1),
         "statements": statements,
         "statement_links": [(row, f"settlements/{row.pk}/") for row in statements.page],
         "owed": [
