@@ -39,10 +39,13 @@ AGREED: dict[str, dict[str, Any]] = {
         "payout_value": Decimal("0.50"),
         "payout_currency": "EUR",
     },
-    # Each order: seven per cent, approved when the payment provider reports the payment.
+    # Each order: seven per cent, approved when the payment provider reports the payment. After the
+    # first order, the customer's orders and renewals earn for a year, without another click.
     "Order placed": {
         "counting": Subscription.Counting.EVERY,
         "closes_referral": False,
+        "earns_for": Subscription.EarnsFor.MONTHS,
+        "earns_months": 12,
         "payout_type": Subscription.PayoutType.PERCENT,
         "payout_value": Decimal("7"),
         "approval": Subscription.Approval.MANUAL,

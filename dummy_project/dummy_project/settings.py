@@ -111,7 +111,8 @@ AFFILIATE_TRIGGERS = [
         "store.NewsletterReader",
     ),
     # The fifth item names the order's attributes for the conversion and the callback. Without the
-    # visitor, an order that staff enter would be credited to their own referral.
+    # visitor, an order that staff enter would be credited to their own referral. A renewal has no
+    # visitor: it is credited if the earning period of its user runs.
     (
         "Order placed",
         "django.db.models.signals.post_save",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass, field
+import secrets
+from dataclasses import dataclass, field, replace
 
 import requests
 from django.conf import settings
@@ -18,7 +19,7 @@ def sign(message: bytes) -> str:
 
 @dataclass
 class Payment:
-    """A payment of an order: open, made or refunded."""
+    """A payment of an order or of its renewal: open, made or refunded."""
 
     payment_id: str
     order: str
@@ -27,7 +28,19 @@ class Payment:
     return_url: str
     made: bool = field(init=False, default=False)
     refunded: bool = field(init=False, default=False)
+    is_renewal: bool = field(init=False, default=False)
     notices: list[str] = field(init=False, default_factory=list)
+
+    @property
+    def subject(self) -> str:
+        """Return what is paid for."""
+        return f"the renewal of order {self.order}" if self.is_renewal else f"order {self.order}"
+
+    def renew(self) -> Payment:
+        """Return another payment of the same amount, made without the buyer."""
+        renewal = replace(self, payment_id=f"pay_{secrets.token_hex(8)}")
+        renewal.is_renewal = renewal.made = True
+        return renewal
 
     def notify_shop(self) -> bool:
         """Send the shop the payment's status; return whether the shop accepted it."""
@@ -38,6 +51,7 @@ class Payment:
                 "order": self.order,
                 "amount": self.amount,
                 "currency": self.currency,
+                "renewal": self.is_renewal,
             }
         ).encode()
         headers = {"Content-Type": "application/json", "X-Payment-Signature": sign(notice)}

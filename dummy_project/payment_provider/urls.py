@@ -11,5 +11,6 @@ urlpatterns = [
     path("pay/", views.checkout, name="checkout"),
     path("pay/<str:payment_id>/", views.pay, name="pay"),
     path("refund/<str:payment_id>/", views.refund, name="refund"),
+    path("renew/<str:payment_id>/", views.renew, name="renew"),
     path("notify/<str:payment_id>/", views.notify_again, name="notify-again"),
 ]

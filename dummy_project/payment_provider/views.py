@@ -1,4 +1,4 @@
-"""The provider's pages: pay, refund, and list the notices to the shop."""
+"""The provider's pages: pay, refund, renew, and list the notices to the shop."""
 
 from __future__ import annotations
 
@@ -51,6 +51,17 @@ def refund(request: HttpRequest, payment_id: str) -> HttpResponse:
     if payment.made:
         payment.refunded = True
         payment.notify_shop()
+    return redirect("payments")
+
+
+@require_POST
+def renew(request: HttpRequest, payment_id: str) -> HttpResponse:
+    """Take the same amount once more, as every month, and notify the shop."""
+    payment = _payment(payment_id)
+    if payment.made:
+        renewal = payment.renew()
+        book[renewal.payment_id] = renewal
+        renewal.notify_shop()
     return redirect("payments")
 
 

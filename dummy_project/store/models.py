@@ -86,6 +86,20 @@ class Order(models.Model):
             order_paid.send(sender=Order, instance=self)
         return True
 
+    def renew(self, payment_id: str) -> Order:
+        """Return the order that this payment renews, as every month; create it the first time."""
+        renewal, _ = Order.objects.get_or_create(
+            payment_id=payment_id,
+            defaults={
+                "user": self.user,
+                "product": self.product,
+                "email": self.email,
+                "total": self.total,
+                "currency": self.currency,
+            },
+        )
+        return renewal
+
     def record_refund(self) -> bool:
         """Mark a paid order refunded and send `order_refunded`; return `False` if not possible."""
         with transaction.atomic():

@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.test import TestCase
 from django.urls import reverse
 
-from affiliations.models import Conversion, Partner, Subscription
+from affiliations.models import Conversion, Partner, Subscription, Visitor
 from affiliations.testing import record_callbacks, start_referral
 from store.models import NewsletterReader, Order, Product
 from store.payments import SIGNATURE_HEADER, checkout_url, sign
@@ -171,6 +171,67 @@ class PaymentWebhookTests(ShopTestCase):
             "click=43&is=approved",
             "click=43&is=rejected",
         ]
+
+    def renew(self, **notice: object) -> Any:
+        """Report the payment of a renewal as the provider does."""
+        return self.notify(payment_id="pay_2", renewal=True, **notice)
+
+    def customer_of_a_partner_with_an_earning_period(self) -> User:
+        """Give the order a user, whose referral has ended, and the partner a long deal."""
+        user = User.objects.create_user("reader")
+        Order.objects.filter(pk=self.order.pk).update(user=user)
+        Conversion.objects.update(user=user)
+        Subscription.objects.update(earns_for=Subscription.EarnsFor.ALWAYS)
+        Visitor.objects.update(closed_on=self.visitor.referred_on)
+        return user
+
+    def test_a_renewal_is_a_paid_order_of_the_same_customer(self) -> None:
+        user = self.customer_of_a_partner_with_an_earning_period()
+        assert self.renew().status_code == 200
+        renewal = user.orders.latest("pk")
+        assert renewal != self.order
+        assert (renewal.payment_id, renewal.total) == ("pay_2", self.order.total)
+        assert renewal.paid_on is not None
+        assert self.order.paid_on is None
+
+    def test_the_partner_earns_by_a_renewal_after_the_referral_has_ended(self) -> None:
+        user = self.customer_of_a_partner_with_an_earning_period()
+        self.renew()
+        renewal = user.orders.latest("pk")
+        assert renewal.affiliate_visitor is None
+        conversion = Conversion.objects.latest("pk")
+        assert (conversion.reference, conversion.visitor) == (str(renewal.pk), self.visitor)
+        assert conversion.status == Conversion.Status.APPROVED
+
+    def test_a_renewal_earns_nothing_without_an_earning_period_or_a_user(self) -> None:
+        self.renew()
+        self.customer_of_a_partner_with_an_earning_period()
+        Subscription.objects.update(earns_for=Subscription.EarnsFor.WINDOW)
+        self.notify(payment_id="pay_3", renewal=True)
+        assert Order.objects.count() == 3
+        assert Conversion.objects.count() == 1
+
+    def test_the_same_renewal_again_changes_nothing(self) -> None:
+        self.customer_of_a_partner_with_an_earning_period()
+        answers = [json.loads(self.renew().content) for _ in range(2)]
+        assert [answer["news"] for answer in answers] == [True, False]
+        assert len({answer["order"] for answer in answers}) == 1
+        assert Conversion.objects.count() == 2
+
+    def test_the_refund_of_a_renewal_leaves_the_first_order_alone(self) -> None:
+        user = self.customer_of_a_partner_with_an_earning_period()
+        self.notify()
+        self.renew()
+        self.renew(event="refunded")
+        assert user.orders.latest("pk").refunded_on is not None
+        assert self.order.refunded_on is None
+        statuses = Conversion.objects.order_by("pk").values_list("status", flat=True)
+        assert list(statuses) == [Conversion.Status.APPROVED, Conversion.Status.REJECTED]
+
+    def test_a_renewal_of_another_amount_or_an_unknown_order_is_refused(self) -> None:
+        assert self.renew(amount="1.20").status_code == 400
+        assert self.renew(order="999999").status_code == 404
+        assert Order.objects.count() == 1
 
     def test_a_payment_with_a_wrong_signature_is_refused(self) -> None:
         for signature in ("", "0" * 64, "é"):

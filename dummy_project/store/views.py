@@ -82,7 +82,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 @require_POST
 def payment_webhook(request: HttpRequest) -> HttpResponse:
     """
-    Record the payment provider's notice that an order was paid or refunded.
+    Record the payment provider's notice that an order was paid, renewed or refunded.
 
     The request comes from the provider: it has no session of the buyer and no visitor. A provider
     repeats a notice until it receives status 200, so the same notice may arrive many times.
@@ -99,6 +99,8 @@ def payment_webhook(request: HttpRequest) -> HttpResponse:
     order = get_object_or_404(Order, pk=order_number)
     if paid != (str(order.total), order.currency):
         return JsonResponse({"error": "The amount does not match the order."}, status=400)
+    if notice.get("renewal"):
+        order = order.renew(payment_id)
     # The notice of a refund may arrive before that of its payment, so record the payment as well.
     news = order.record_payment(payment_id)
     order.refresh_from_db()

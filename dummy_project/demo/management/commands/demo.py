@@ -33,8 +33,9 @@ Try this:
   2. Sign up, order the newsletter, order a tea, and pay for it at the payment provider.
   3. Watch the partner receive a callback each time, here or at {partner}desk/
   4. Refund the payment at {payments} and the partner receives a rejection.
-  5. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
-  6. Open the "Partner page" above to see what the partner sees.
+  5. Renew the order of a signed-up customer at {payments} and the partner earns again.
+  6. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
+  7. Open the "Partner page" above to see what the partner sees.
 
 {database}
 The sites write their logs to {logs}
@@ -64,7 +65,7 @@ class Command(BaseCommand):
             action="store_true",
             help=(
                 "play the story over HTTP, check each step, and exit; uses a temporary database, "
-                "or the empty database named by SHOP_DATABASE"
+                "or the one named by SHOP_DATABASE"
             ),
         )
         for site, usual in (("shop", 8000), ("partner", 8001), ("payment", 8002)):
