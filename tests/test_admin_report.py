@@ -218,6 +218,20 @@ def test_it_compares_sub_ids_those_without_any_too(staff: Client) -> None:
     ]
 
 
+def test_it_compares_sources_in_words(staff: Client) -> None:
+    march()
+    Visitor.objects.filter(pk=Visitor.objects.latest("pk").pk).update(source="api")
+    response = staff.get(PAGE, MARCH | {"dimension": "source"})
+    assert [row[:2] for row in tables(response)["By source"][1:]] == [
+        ["Link", "7"],
+        ["Without a landing page", "1"],
+        ["Total", "8"],
+    ]
+    assert "Link" not in links(response)
+    rows = file(staff, link(staff, "Download “By source” as CSV", dimension="source"))
+    assert [row[0] for row in rows] == ["Source", "Link", "Without a landing page"]
+
+
 def test_it_compares_nothing_where_nothing_is_to_be_compared(staff: Client) -> None:
     march()
     response = staff.get(PAGE, MARCH | {"dimension": ""})
@@ -501,6 +515,11 @@ def test_days_of_ones_own_are_no_period_with_a_name(staff: Client) -> None:
             {"sub": "sub1", "label": "x", "dimension": "sub2"},
             "A report can use only one sub id.",
         ),
+        (
+            {"sub": "sub1", "label": "x", "dimension": "source"},
+            "Clear the sub id to group by source, or group by something else.",
+        ),
+        ({"sub": "source", "label": "api"}, "Select a valid choice. source is not one of the"),
         ({"label": "x" * 256, "sub": "sub1"}, "Ensure this value has at most 255 characters"),
         ({"label": "a\0b", "sub": "sub1"}, "Null characters are not allowed."),
         ({"partner": "a\0b"}, "Null characters are not allowed."),

@@ -402,9 +402,32 @@ def test_one_sub_id_alone() -> None:
     }
 
 
-def test_there_are_no_numbers_of_two_sub_ids_at_once() -> None:
+@pytest.mark.parametrize("is_totalled", [False, True])
+def test_by_source_and_of_one_source(is_totalled: bool) -> None:
+    partner = PartnerFactory()
+    visitor = click(partner, at(1), source="api", sub1="mail")
+    conversion = convert(partner, at(2), "3", visitor=visitor)
+    Adjustment.objects.create(
+        partner=partner, conversion=conversion, payout=Decimal(-1), currency="EUR"
+    )
+    click(partner, at(3), source="api")
+    click(partner, at(3))
+    if is_totalled:
+        for _ in range(2):
+            list(rollups.count(margin=timedelta(0)))
+
+    assert table(reports.report(MARCH, dimension=Dimension.SOURCE)) == {
+        "api": (2, 1, "50.0%", {"EUR": "2.00"}, {"EUR": "1.000"}),
+        "link": (1, 0, "0.0%", {}, {}),
+    }
+    of_api = reports.report(MARCH, dimension=Dimension.PARTNER, sub_id=(Dimension.SOURCE, "api"))
+    assert table(of_api) == {partner.pk: (2, 1, "50.0%", {"EUR": "2.00"}, {"EUR": "1.000"})}
+
+
+@pytest.mark.parametrize("dimension", [Dimension.SUB2, Dimension.SOURCE])
+def test_there_are_no_numbers_of_two_sub_ids_at_once(dimension: Dimension) -> None:
     with pytest.raises(ValueError, match="only one sub id"):
-        reports.report(MARCH, dimension=Dimension.SUB2, sub_id=(Dimension.SUB1, "mail"))
+        reports.report(MARCH, dimension=dimension, sub_id=(Dimension.SUB1, "mail"))
 
 
 @pytest.mark.parametrize("is_totalled", [False, True])

@@ -286,11 +286,12 @@ def came(count: int, *, days: int = 100, **fields: Any) -> list[Visitor]:
 
 
 def clicks() -> dict[Any, int]:
-    """Count the clicks as a report does: by partner, day and sub id, with what was purged."""
+    """Count the clicks as a report does: by partner, day, sub id, source, with what was purged."""
     found: Counter[Any] = Counter()
     for visitor in Visitor.objects.filter(is_test=False):
         kind = (visitor.partner_id, timezone.localdate(visitor.referred_on))
         found[(*kind, 0, "")] += 1
+        found[(*kind, 6, visitor.source)] += 1
         for number in range(1, 6):
             found[(*kind, number, getattr(visitor, f"sub{number}"))] += 1
     for row in DailyClicks.objects.all():
@@ -378,7 +379,7 @@ class TestThePurgeOfVisitors:
     def test_writes_one_row_for_what_a_report_cannot_tell_apart(self) -> None:
         came(5)
         assert list(privacy.purge(ago(10))) == [5]
-        assert DailyClicks.objects.count() == 6
+        assert DailyClicks.objects.count() == 7
         row = purged()
         assert (row.count, row.purged, str(row)) == (5, 5, f"{row.day}: 5")
 

@@ -126,10 +126,12 @@ class ReportForm(forms.Form):
             self.add_error("sub", _("Choose the sub id that has this value."))
         elif sub and not label:
             self.add_error("label", _("Enter a value of the sub id, such as “summer”."))
-        elif sub and dimension and Dimension(dimension).is_sub_id and dimension != sub:
+        elif sub and dimension and Dimension(dimension).is_of_visitor and dimension != sub:
             message = _(
                 "A report can use only one sub id. Group by the same sub id, or by something else."
             )
+            if dimension == Dimension.SOURCE:
+                message = _("Clear the sub id to group by source, or group by something else.")
             self.add_error("dimension", message)
 
     @property

@@ -10,7 +10,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext, pgettext
 
 from affiliations.exceptions import Reason
-from affiliations.models import Partner
+from affiliations.models import Partner, Visitor
 from affiliations.reports.numbers import Dimension, Others
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def row_name(dimension: Dimension, key: Any, partners: dict[Any, Partner]) -> st
         return capfirst(str(Reason.UNKNOWN_PARTNER.label))
     if dimension is Dimension.PARTNER:
         return gettext("deleted partner (%(number)s)") % {"number": key}
+    if dimension is Dimension.SOURCE and key in Visitor.Source.values:
+        return str(Visitor.Source(key).label)
     if key is None:
         return pgettext("sub id", "(less frequent)")
     return str(key) or pgettext("sub id", "(none)")
@@ -122,7 +124,7 @@ def row_query(
     if dimension is Dimension.PARTNER and key in partners:
         uid = partners[key].uid
         return query_string(request, partner=uid, dimension=Dimension.TRIGGER.value)
-    if dimension is Dimension.PARTNER or not key:
+    if dimension in (Dimension.PARTNER, Dimension.SOURCE) or not key:
         return ""
     own = {"sub": dimension, "label": key} if dimension.is_sub_id else {dimension.value: key}
     return query_string(request, dimension=Dimension.PARTNER.value, **own)

@@ -298,11 +298,11 @@ class UncreditedTrigger(models.Model):
 
 class DailyClicks(models.Model):
     """
-    The number of clicks of a partner on a day, in total and by each of the five sub ids.
+    The number of clicks of a partner on a day: in total, by each of the five sub ids, by source.
 
     ``label`` is the value of the sub id with the number ``sub_id``, or ``None`` for all values that
-    a purge has added up; rows with the number 0 are the total. Several rows may have the same keys
-    and are added up; a negative count subtracts.
+    a purge has added up; rows with the number 0 are the total, and those with 6 are by source.
+    Several rows may have the same keys and are added up; a negative count subtracts.
     """
 
     id = models.BigAutoField(primary_key=True)

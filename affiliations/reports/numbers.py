@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from affiliations.amounts import kept
 from affiliations.models import Conversion
+from affiliations.models.visitor import SUB_IDS
 
 Status = Conversion.Status
 
@@ -24,12 +25,14 @@ Key = tuple[date | None, Any]
 
 
 class Dimension(TextChoices):
-    """The grouping: ``PARTNER``, ``GROUP``, ``TRIGGER``, or a sub id, ``SUB1`` to ``SUB5``."""
+    """The grouping: ``PARTNER``, ``GROUP``, ``TRIGGER``, ``SOURCE``, or ``SUB1`` to ``SUB5``."""
 
     PARTNER = "partner", _("partner")
     #: The current group of the partner.
     GROUP = "group", _("group")
     TRIGGER = "trigger", _("trigger")
+    #: How the visitor came: a value of ``Visitor.source``.
+    SOURCE = "source", _("source")
     SUB1 = "sub1", _("sub id 1")
     SUB2 = "sub2", _("sub id 2")
     SUB3 = "sub3", _("sub id 3")
@@ -38,7 +41,12 @@ class Dimension(TextChoices):
 
     @property
     def is_sub_id(self) -> bool:
-        return self not in (Dimension.PARTNER, Dimension.GROUP, Dimension.TRIGGER)
+        return self.value in SUB_IDS
+
+    @property
+    def is_of_visitor(self) -> bool:
+        """Whether the daily totals have rows by it; a report can use only one such dimension."""
+        return self.is_sub_id or self is Dimension.SOURCE
 
 
 @dataclass(frozen=True)

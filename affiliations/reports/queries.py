@@ -53,7 +53,7 @@ from affiliations.reports.numbers import (
     ReportResult,
     Sums,
 )
-from affiliations.reports.rollups import SUB_ID_NUMBERS
+from affiliations.reports.rollups import LABEL_NUMBERS
 
 Status = Conversion.Status
 
@@ -83,21 +83,22 @@ def report(
         period: The days.
         interval: One row for each day, week or month; without ``dimension`` also for those without
             numbers.
-        dimension: One row for each partner, trigger or sub id that has numbers.
+        dimension: One row for each partner, group, trigger, source or sub id that has numbers.
         partners: Only the clicks and conversions of these partners.
         trigger: Only the conversions of the trigger with this name.
-        sub_id: Only one sub id and value, such as ``(Dimension.SUB1, "summer")``.
+        sub_id: Only one sub id and value, such as ``(Dimension.SUB1, "summer")``, or one source,
+            such as ``(Dimension.SOURCE, "api")``.
         limit: The number of partners, triggers or sub ids with rows of their own: those with the
             most clicks in the period. The database adds up all others to one row, whose key is an
             ``Others``. ``None`` returns all, which may be as many as there are clicks.
 
     Returns:
         The rows and their total. The key of a row is a pair of the first day of the interval and
-        the partner's primary key, the trigger's name, the sub id or ``Others``. Each is ``None``
-        without ``interval`` or ``dimension``.
+        the partner's primary key, the trigger's name, the source, the sub id or ``Others``. Each is
+        ``None`` without ``interval`` or ``dimension``.
 
     Raises:
-        ValueError: If ``dimension`` and ``sub_id`` name two different sub ids.
+        ValueError: If ``dimension`` and ``sub_id`` name two different sub ids, or one and a source.
     """
     query = ReportQuery(
         period=period,
@@ -248,7 +249,12 @@ class ReportQuery:
 
     def __post_init__(self) -> None:
         dimension = self.dimension
-        if self.sub_id and dimension and dimension.is_sub_id and dimension is not self.sub_id[0]:
+        if (
+            self.sub_id
+            and dimension
+            and dimension.is_of_visitor
+            and dimension is not self.sub_id[0]
+        ):
             raise ValueError("A report can have only one sub id.")
 
     def limited(self, limit: int) -> ReportQuery:
@@ -363,7 +369,7 @@ class ReportQuery:
     ) -> list[tuple[QuerySet[Any], Count | Sum]]:
         """Return the visitors and the daily totals, and the expressions that count them."""
         sub_id = self.sub_id[0] if self.sub_id else dimension
-        number = SUB_ID_NUMBERS[sub_id] if sub_id and sub_id.is_sub_id else 0
+        number = LABEL_NUMBERS[sub_id] if sub_id and sub_id.is_of_visitor else 0
         visitors = Visitor.objects.filter(
             **self.period.within("referred_on"), pk__gt=counted, is_test=False
         )
@@ -445,7 +451,8 @@ class ReportQuery:
         if self.partners is not None:
             rows = rows.filter(**{f"{path}partner__in": self.partners})
         if self.sub_id is not None:
-            rows = rows.filter(**{label or f"{path}{self.sub_id[0].value}": self.sub_id[1]})
+            name = label or _field(rows, self.sub_id[0], path)
+            rows = rows.filter(**{name: self.sub_id[1]})
         columns: dict[str, Any] = {}
         if self.interval:
             columns["on_day"] = self.period.day_of(moment) if moment else F("day")
@@ -458,7 +465,8 @@ class ReportQuery:
                 name = "partner_group"
             columns |= self._group_columns(name)
         elif dimension:
-            name = label if label and dimension.is_sub_id else f"{path}{dimension.value}"
+            is_label = label and dimension.is_of_visitor
+            name = label if is_label else _field(rows, dimension, path)
             columns |= self._group_columns(name)
         selected: QuerySet[Any] = rows.order_by().annotate(**columns)
         return selected
@@ -483,3 +491,10 @@ class ReportQuery:
             return start, None
         *_day, is_other, group = found
         return start, self.others if is_other else group
+
+
+def _field(rows: QuerySet[Any], dimension: Dimension, path: str) -> str:
+    """Return the path of the value of a dimension, for visitors, conversions or adjustments."""
+    if dimension is Dimension.SOURCE and rows.model is not Visitor:
+        path += "visitor__"
+    return f"{path}{dimension.value}"

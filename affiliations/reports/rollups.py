@@ -18,7 +18,7 @@ from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connections, transaction
-from django.db.models import Count, F, Max, Min, QuerySet, Sum, Value
+from django.db.models import Count, F, Max, Min, Q, QuerySet, Sum, Value
 from django.utils import timezone
 
 from affiliations import db
@@ -36,8 +36,9 @@ LABELS = 20
 #: The same after clicks were removed: visitors of that day are still in their own table.
 _MORE_LABELS = 1000
 
-#: ``DailyClicks.sub_id`` by the name of the sub id; 0 stands for the total.
-SUB_ID_NUMBERS = {name: number for number, name in enumerate(SUB_IDS, start=1)}
+#: ``DailyClicks.sub_id`` by the field of ``Visitor`` that is the label; 0 stands for the total.
+LABEL_NUMBERS = {name: number for number, name in enumerate((*SUB_IDS, "source"), start=1)}
+_SOURCE = LABEL_NUMBERS["source"]
 
 
 class _TotalKey(NamedTuple):
@@ -123,7 +124,9 @@ def keep_purged(state: RollupState, visitors: Iterable[Visitor]) -> None:
 def blank(state: RollupState, visitors: Iterable[Visitor]) -> None:
     """Move visitors whose sub ids are about to be blanked to the totals of empty labels."""
     counted = _count_by_key(visitor for visitor in visitors if visitor.pk <= state.counted)
-    labelled = {key: number for key, number in counted.items() if key.label}
+    labelled = {
+        key: number for key, number in counted.items() if key.label and key.sub_id != _SOURCE
+    }
     unlabelled: Counter[_TotalKey] = Counter()
     for key, number in labelled.items():
         unlabelled[key._replace(label="")] += number
@@ -174,7 +177,8 @@ def compact() -> None:
     """
     alias = db.write_alias()
     days = DailyClicks.objects.using(alias).order_by().values_list("partner_id", "day")
-    counted = days.annotate(rows=Count("pk"), visitors=Sum("purged"))
+    by_sub_id = Count("pk", filter=~Q(sub_id=_SOURCE))
+    counted = days.annotate(rows=by_sub_id, visitors=Sum("purged"))
     for partner, day, *_ in list(counted.filter(rows__gt=1 + LABELS, visitors__gt=0)):
         _compact(partner, day, LABELS)
     # Requests add to the rows of today.
@@ -200,23 +204,30 @@ def _compact(partner: int, day: date, labels: int) -> None:
             for number, count, purged in by_sub_id
         }
         total = others.pop(0, Counter())
+        others.pop(_SOURCE, None)
         by_label = rows.filter(sub_id__gt=0, label__isnull=False).values_list("sub_id", "label")
-        most: QuerySet[Any, Any] = by_label.annotate(**sums)
-        most = most.filter(counts__gt=0).order_by("-counts", "sub_id", "label")[:labels]
-        kept: dict[tuple[int, str | None], Counter[str]] = {
-            (number, label): Counter(count=int(count), purged=int(purged))
-            for number, label, count, purged in most
-        }
+        found: QuerySet[Any, Any] = by_label.annotate(**sums)
+        found = found.filter(counts__gt=0)
+        most = found.exclude(sub_id=_SOURCE).order_by("-counts", "sub_id", "label")[:labels]
+        kept, sources = (_numbers_by_label(part) for part in (most, found.filter(sub_id=_SOURCE)))
         for (number, _label), numbers in kept.items():
             others[number].subtract(numbers)
         while len(kept) + sum(any(numbers.values()) for numbers in others.values()) > labels:
             (number, _label), numbers = kept.popitem()
             others[number].update(numbers)
         rows.delete()
-        kept |= {(0, ""): total} | {(number, None): row for number, row in others.items()}
+        kept |= {(0, ""): total} | sources
+        kept |= {(number, None): row for number, row in others.items()}
         keys = {_TotalKey(partner, day, *key): row for key, row in kept.items()}
         counts = {key: row["count"] for key, row in keys.items() if any(row.values())}
         _write(counts, {key: keys[key]["purged"] for key in counts})
+
+
+def _numbers_by_label(rows: Iterable[Any]) -> dict[tuple[int, str | None], Counter[str]]:
+    return {
+        (number, label): Counter(count=int(count), purged=int(purged))
+        for number, label, count, purged in rows
+    }
 
 
 def _last_of(state: RollupState, batch: int) -> int:
@@ -233,7 +244,7 @@ def _count_keys(counted: int, last: int) -> None:
     if ends["first"] is None:
         return
     day = Period(day_of(ends["first"]), day_of(ends["last"])).day_of("referred_on")
-    for name, number in {"": 0, **SUB_ID_NUMBERS}.items():
+    for name, number in {"": 0, **LABEL_NUMBERS}.items():
         label = F(name) if name else Value("")
         groups = rows.order_by().values_list("partner", day, Value(number), label)
         _insert(groups.annotate(Count("pk")).annotate(purged=Value(0)))
@@ -258,7 +269,7 @@ def _count_by_key(visitors: Iterable[Visitor]) -> Counter[_TotalKey]:
         if not visitor.is_test:
             partner, day = visitor.partner_id, day_of(visitor.referred_on)
             counts[_TotalKey(partner, day, 0, "")] += 1
-            for name, number in SUB_ID_NUMBERS.items():
+            for name, number in LABEL_NUMBERS.items():
                 counts[_TotalKey(partner, day, number, getattr(visitor, name))] += 1
     return counts
 
