@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,15 @@ def build(visitor_ids: Collection[int]) -> list[Timeline]:
         .prefetch_related(
             _in_order("displaced_by", Visitor, "partner"),
             "uncredited_triggers",
-            _in_order("conversions", Conversion, "user", "decided_by", "credited_by", "settlement"),
+            _in_order(
+                "conversions",
+                Conversion,
+                "user",
+                "decided_by",
+                "credited_by",
+                "settlement",
+                "subscription",
+            ),
             _in_order("conversions__adjustments", Adjustment, "settlement", "created_by"),
             _in_order("conversions__callbacks", Callback, "subscription"),
             Prefetch("conversions__callbacks__attempts", CallbackAttempt.objects.order_by("pk")),
@@ -307,7 +315,13 @@ def _past(visitor: Visitor) -> list[Entry]:
         entries += _conversion_entries(conversion)
     if visitor.closed_on is not None:
         text = _("Tracking ended: no more conversions can be credited to this click.")
-        entries.append(Entry(visitor.closed_on, text, visitor))
+        if _earning_periods(visitor):
+            text = _("Tracking ended, apart from the earning period.")
+        if visitor.closed_on != visitor.stopped_on:
+            entries.append(Entry(visitor.closed_on, text, visitor))
+    if visitor.stopped_on is not None:
+        text = _("Staff stopped tracking this visitor.")
+        entries.append(Entry(visitor.stopped_on, text, visitor))
     entries += [
         Entry(
             other.referred_on,
@@ -377,7 +391,10 @@ def _present(visitor: Visitor, now: datetime) -> Entry:
         "end": "" if window is None else _local(visitor.referred_on + window),
         "reason": "" if refusal is None else refusal.label,
     }
-    if refusal is Reason.WINDOW_EXPIRED:
+    periods = _earning_periods(visitor)
+    if refusal is not None and periods:
+        status = _("The click itself can no longer be credited: %(reason)s.")
+    elif refusal is Reason.WINDOW_EXPIRED:
         status = _("No more conversions can be credited to this click: %(reason)s (since %(end)s).")
     elif refusal is not None:
         status = _("No more conversions can be credited to this click: %(reason)s.")
@@ -397,8 +414,40 @@ def _present(visitor: Visitor, now: datetime) -> Entry:
             "First click model: an earlier click in the same browser is credited before this click."
         ),
         status % names,
+        *(_earning_period(rule, first_on, now) for rule, first_on in periods),
     )
     return Entry(None, text, visitor)
+
+
+def _earning_periods(visitor: Visitor) -> list[tuple[Subscription, datetime]]:
+    """Return the subscriptions with an earning period, each with the start of the visitor's."""
+    if visitor.stopped_on is not None or not visitor.partner.active:
+        return []
+    first: dict[Subscription, datetime] = {}
+    for conversion in visitor.conversions.all():
+        rule = conversion.subscription
+        if rule.active and rule.has_earning_period and not conversion.released:
+            first[rule] = min(first.get(rule, conversion.created_on), conversion.created_on)
+    return list(first.items())
+
+
+def _earning_period(rule: Subscription, first_on: datetime, now: datetime) -> str:
+    end = rule.earning_ends_on(first_on)
+    last = None if end is None else localize(end - timedelta(days=1))
+    names = {"trigger": rule.trigger, "last": last}
+    if end is None:
+        text = _(
+            "The earning period of “%(trigger)s” has no end: later orders are credited if your "
+            "site states the visitor or the user."
+        )
+    elif rule.is_earning(first_on, now):
+        text = _(
+            "The earning period of “%(trigger)s” runs until %(last)s (day included): later orders "
+            "are credited if your site states the visitor or the user."
+        )
+    else:
+        text = _("The earning period of “%(trigger)s” has ended (last day: %(last)s).")
+    return text % names
 
 
 def _join(*sentences: str | bool) -> str:

@@ -1,5 +1,5 @@
 """
-The action that edits payout, approval and activity of several subscriptions.
+The action that edits payout, approval, earning period and activity of several subscriptions.
 
 It asks for the changes, shows them row by row, and then makes exactly those that were shown. Each
 row is checked and written by a form of its own, as on the row's page.
@@ -27,9 +27,14 @@ from affiliations.admin.actions import AT_ONCE
 from affiliations.admin.base import PAYOUT_FUNCTION, payout_value_display
 from affiliations.admin.changes import ChangesForm, ChangesMixin, Outdated
 from affiliations.admin.pages import ObjectViewsMixin
-from affiliations.admin.subscription_warnings import of_subscription
+from affiliations.admin.subscription_warnings import (
+    of_earning,
+    of_subscription,
+    report_earning,
+)
 from affiliations.conf import settings
 from affiliations.models import Subscription
+from affiliations.models.subscription import MAX_EARNS_MONTHS
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -68,6 +73,16 @@ class BulkForm(forms.Form):
         required=False,
         help_text=_("Leave empty to keep it. Enter 0 to approve immediately."),
     )
+    earns_for = forms.ChoiceField(
+        label=_("earns for"), choices=[*_LEFT, *Subscription.EarnsFor.choices], required=False
+    )
+    earns_months = forms.IntegerField(
+        label=_("earns for (months)"),
+        min_value=1,
+        max_value=MAX_EARNS_MONTHS,
+        required=False,
+        help_text=_("Only for a number of months. Leave empty to keep it."),
+    )
     active = forms.ChoiceField(
         label=_("active"), choices=[*_LEFT, ("True", _("Yes")), ("False", _("No"))], required=False
     )
@@ -97,6 +112,8 @@ class BulkForm(forms.Form):
             chosen.get("approve_after") == "0"
         ):
             chosen["approve_after"] = ""
+        if chosen.get("earns_for", Subscription.EarnsFor.MONTHS) != Subscription.EarnsFor.MONTHS:
+            chosen["earns_months"] = ""
         return chosen
 
 
@@ -104,7 +121,8 @@ class RowForm(ChangesForm):
     class Meta:
         model = Subscription
         fields = [
-            "payout_type", "payout_value", "payout_currency", "approval", "approve_after", "active",
+            "payout_type", "payout_value", "payout_currency", "approval", "approve_after",
+            "earns_for", "earns_months", "active",
         ]  # fmt: skip
 
     def shown(self) -> dict[str, str]:
@@ -188,6 +206,7 @@ class BulkEditMixin(ChangesMixin, ObjectViewsMixin):
         context = {
             "form": form,
             "changed": changed,
+            "earning": of_earning(one.form for one in changed),
             "warned": [one for one in changed if one.warnings],
             "refused": [one for one in changes if one not in valid],
             "same_count": len(valid) - len(changed),
@@ -214,7 +233,8 @@ class BulkEditMixin(ChangesMixin, ObjectViewsMixin):
             shown = signing.loads(signed, salt=_SALT)
         # Whatever the list is filtered by: a row may not be in it any more.
         rows = self.get_queryset(request).filter(pk__in=shown).select_related("partner")
-        count, skipped = 0, []
+        saved: list[RowForm] = []
+        skipped = []
         for row in rows.order_by("pk"):
             one = _change(row, new, shown[str(row.pk)])
             try:
@@ -226,11 +246,12 @@ class BulkEditMixin(ChangesMixin, ObjectViewsMixin):
                 continue
             message = self.construct_change_message(request, one.form, None)
             self.log_change(request, one.row, message)
-            count += 1
+            saved.append(one.form)
         text = ngettext(
-            "Changed %(count)s subscription.", "Changed %(count)s subscriptions.", count
+            "Changed %(count)s subscription.", "Changed %(count)s subscriptions.", len(saved)
         )
-        self.message_user(request, text % {"count": count})
+        self.message_user(request, text % {"count": len(saved)})
+        report_earning(request, saved)
         if skipped:
             text = gettext(
                 "Not changed, because another user has changed them in the meantime: %(rows)s."

@@ -30,7 +30,7 @@ from affiliations.admin.partner_actions import PartnerPages
 from affiliations.admin.partner_list import PartnerList
 from affiliations.admin.partner_record import PartnerForm, PartnerRecord
 from affiliations.admin.settlements import SettlePage
-from affiliations.admin.subscription_warnings import warn_of_subscriptions
+from affiliations.admin.subscription_warnings import report_earning, warn_of_subscriptions
 from affiliations.admin.subscriptions import (
     SubscriptionInline,
     failure_context,
@@ -74,6 +74,7 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
         self, request: HttpRequest, form: forms.ModelForm, formsets: Any, change: bool
     ) -> None:
         super().save_related(request, form, formsets, change)
+        report_earning(request, [one for formset in formsets for one in formset.initial_forms])
         warn_of_subscriptions(request, form.instance)
 
     def get_deleted_objects(

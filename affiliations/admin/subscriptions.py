@@ -40,7 +40,11 @@ from affiliations.admin.callback_urls import (
 from affiliations.admin.changes import ChangesInlineMixin
 from affiliations.admin.filters import EndpointFilter, PartnerFilter, TriggerFilter
 from affiliations.admin.pages import ObjectViewsMixin, object_view
-from affiliations.admin.subscription_warnings import of_subscription, warn_of_subscriptions
+from affiliations.admin.subscription_warnings import (
+    of_subscription,
+    report_earning,
+    warn_of_subscriptions,
+)
 from affiliations.callbacks import suspension
 from affiliations.conf import settings
 from affiliations.exceptions import InvalidCallBackURL
@@ -54,12 +58,13 @@ LATEST = 10
 _LATEST_TESTS = 3
 _URL_LENGTH = 70
 
-#: The fields of a subscription, in rows: trigger, counting, payout, approval, callbacks.
+#: The fields of a subscription, in rows: trigger, counting, period, payout, approval, callbacks.
 _FIELDS = (
     "trigger",
     ("callback_url", "method"),
     "active",
     ("counting", "closes_referral"),
+    ("earns_for", "earns_months"),
     ("payout_type", "payout_value", "payout_currency"),
     ("approval", "approve_after"),
     ("call_on_conversion", "call_on_approval", "call_on_rejection"),
@@ -86,8 +91,9 @@ class SubscriptionForm(forms.ModelForm):
             # A number, which is compared with the number that is typed.
             self.initial["payout_value"] = Decimal(f"{value.normalize():f}")
         method = self.instance.method
-        if "method" in self.fields:  # A form without it keeps the method.
-            self.fields["method"].required = False
+        for name in {"method", "earns_for"} & self.fields.keys():
+            self.fields[name].required = False  # A form without it keeps the value.
+        if "method" in self.fields:
             method = self["method"].value() or method
         if "callback_url" in self.fields:
             self._prepare_url(method)
@@ -171,9 +177,9 @@ class SubscriptionInline(CallbackURLFieldMixin, ChangesInlineMixin, admin.Stacke
 class SubscriptionAdmin(BulkEditMixin, CallbackURLFieldMixin, ListAdmin):
     form = SubscriptionForm
     actions = ["edit_selected"]
-    list_display = ["trigger_display", "partner_display", "callback_url_start", "active",
-                    "callbacks"]  # fmt: skip
-    list_filter = ["active", EndpointFilter, TriggerFilter, PartnerFilter]
+    list_display = ["trigger_display", "partner_display", "callback_url_start", "earns_display",
+                    "active", "callbacks"]  # fmt: skip
+    list_filter = ["active", EndpointFilter, "earns_for", TriggerFilter, PartnerFilter]
     list_select_related = ["partner"]
     search_fields = ["trigger", "callback_url", "partner__name"]
     ordering = ["partner__name", "trigger"]
@@ -188,6 +194,7 @@ class SubscriptionAdmin(BulkEditMixin, CallbackURLFieldMixin, ListAdmin):
     )
     partner_display = column("partner", _("partner"), ordering="partner__name")
     payout_value_display = payout_value_display
+    earns_display = column("earns_display", _("earns for"), ordering="earns_for")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Subscription | None = None) -> Any:
         """Keep the partner of a subscription, since its conversions are the partner's."""
@@ -225,6 +232,7 @@ class SubscriptionAdmin(BulkEditMixin, CallbackURLFieldMixin, ListAdmin):
         self, request: HttpRequest, obj: Subscription, form: forms.ModelForm, change: bool
     ) -> None:
         super().save_model(request, obj, form, change)
+        report_earning(request, [form])
         warn_of_subscriptions(request, obj.partner)
 
     def get_deleted_objects(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db import models
 from django.db.models import Q
+from django.http import HttpResponseRedirect
 from django.utils.html import format_html_join
 from django.utils.timesince import timesince
 from django.utils.translation import gettext, pgettext_lazy
@@ -30,13 +31,13 @@ from affiliations.admin.filters import (
     ReferredFilter,
 )
 from affiliations.admin.manual import CreditPage
-from affiliations.admin.pages import ObjectViewsMixin
+from affiliations.admin.pages import ObjectViewsMixin, ReasonForm, object_view
 from affiliations.admin.search import ExactSearch, Term, latest, users_found
 from affiliations.models import Callback, CallbackAttempt, Conversion, UncreditedTrigger, Visitor
 from affiliations.models.visitor import SUB_IDS
 
 if TYPE_CHECKING:
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
 
 #: Characters that change the direction of text; a click id or a reference may contain them.
 _DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -68,9 +69,11 @@ class VisitorAdmin(UserColumnsMixin, CreditPage, ExactSearch, FactAdmin):
     search_help_text = _("Visitor id, click id, reference, username or exact e-mail.")
     fields = [("pk_display", "partner", "user_link"), ("click_id", "referred_on", "test_display"),
               ("source", "entry_point", "referrer"), SUB_IDS,
-              ("successful_on", "closed_on"), ("previous", "displaced_by")]  # fmt: skip
-    readonly_fields = ["pk_display", "user_link", "referred_on", "test_display", "displaced_by"]
-    object_views = ["credit"]
+              ("successful_on", "closed_on", "stopped_on"),
+              ("previous", "displaced_by")]  # fmt: skip
+    readonly_fields = ["pk_display", "user_link", "referred_on", "stopped_on", "test_display",
+                       "displaced_by"]  # fmt: skip
+    object_views = ["credit", "stop_tracking"]
     csv_columns = ["id", "partner", "user_display", "referred_on", "entry_point", "referrer",
                    "click_id", *SUB_IDS, "successful_on", "closed_on", "is_test",
                    "source"]  # fmt: skip
@@ -91,6 +94,24 @@ class VisitorAdmin(UserColumnsMixin, CreditPage, ExactSearch, FactAdmin):
 
     def get_panels(self, request: HttpRequest, row: Visitor) -> dict[str, Any]:
         return timeline_context(self, request, row.pk)
+
+    def offers(self, name: str, row: Visitor) -> bool:
+        return super().offers(name, row) and (name != "stop_tracking" or row.stopped_on is None)
+
+    @object_view(_("Stop tracking this visitor"), permission="act")
+    def stop_tracking(self, request: HttpRequest, visitor: Visitor) -> HttpResponse:
+        form = ReasonForm(
+            request.POST if request.method == "POST" else None,
+            hint=_("Kept in the history. The partner does not see it."),
+        )
+        if not form.is_valid():
+            return self.row_response(request, visitor, "stop_tracking", {"form": form})
+        if visitor.stop():
+            text = gettext("Stopped tracking this visitor: %(reason)s") % form.cleaned_data
+            return self.done(request, visitor, text)
+        text = gettext("This visitor was already stopped.")
+        self.message_user(request, text, messages.WARNING)
+        return HttpResponseRedirect(self.row_url(visitor))
 
     @admin.display(description=_("partner"))
     def partner_display(self, visitor: Visitor) -> str:

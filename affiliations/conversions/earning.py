@@ -10,8 +10,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from django.db.models import Q
+
 from affiliations import db
 from affiliations.models import Conversion, Subscription, Visitor
+from affiliations.models.visitor import VisitorQuerySet
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -54,3 +57,33 @@ def find(
         if partner_id in rules and rules[partner_id].is_earning(first_on, now):
             return visitors.select_related("partner").get(pk=pk)
     return None
+
+
+def count_changes(before: Subscription, after: Subscription, now: datetime) -> tuple[int, int]:
+    """
+    Count the customers whose later conversions a change of the earning period affects.
+
+    Args:
+        before: The subscription with the earlier values.
+        after: The subscription with the new values.
+        now: The time at which the change is made.
+
+    Returns:
+        How many customers earn from now on who did not, and how many do not any more. Customers are
+        visitors with a conversion, without tests and those that staff have stopped.
+    """
+    visitors = Visitor.objects.using(db.write_alias()).filter(
+        partner=after.partner_id, partner__active=True, is_test=False, stopped_on=None
+    )
+    customers = visitors.converted(after.trigger)
+    earned, earning = (_is_earning(rule, visitors, now) for rule in (before, after))
+    return customers.filter(earning, ~earned).count(), customers.filter(earned, ~earning).count()
+
+
+def _is_earning(rule: Subscription, visitors: VisitorQuerySet, now: datetime) -> Q:
+    """Return the condition by which converted visitors earn under a subscription."""
+    if not rule.has_earning_period:
+        return Q(pk__in=visitors.open(now).values("pk"))
+    if rule.earns_for == Subscription.EarnsFor.ALWAYS:
+        return Q(first_on__isnull=False)
+    return Q(first_on__gte=rule.earliest_running(now))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from django.utils.translation import ngettext
 from affiliations import placeholders, url_mistakes
 from affiliations.amounts import is_currency, rounded
 from affiliations.conf import settings
-from affiliations.dates import day_of, months_after
+from affiliations.dates import day_of, midnight, months_after
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models.partner import Partner
 
@@ -438,6 +438,14 @@ class Subscription(models.Model):
             return False
         end = self.earning_ends_on(first)
         return end is None or day_of(now) < end
+
+    def earliest_running(self, now: datetime) -> datetime:
+        """Return the earliest start of an earning period that still runs, if it has months."""
+        today, months = day_of(now), self.earns_months or 0
+        first = months_after(today, -months)
+        while months_after(first, months) <= today:
+            first += timedelta(days=1)
+        return midnight(first)
 
     @property
     def earns_display(self) -> str:
