@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from django.apps import apps
 from django.conf import Settings as DjangoSettings
 from django.conf import settings as django_settings
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.utils.functional import empty
 from django.utils.module_loading import import_string
 
@@ -155,6 +157,23 @@ def _is_cookie_name(value: object) -> bool:
     return value is None or (
         isinstance(value, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", value, re.ASCII) is not None
     )
+
+
+def _is_site_url(value: object) -> bool:
+    return value == "" or (
+        isinstance(value, str) and re.fullmatch(r"https?://[^\s/?#@]+", value) is not None
+    )
+
+
+def _is_addresses(value: object) -> bool:
+    if not _is_names(value):
+        return False
+    try:
+        for address in cast("Sequence[str]", value):
+            validate_email(address)
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_seconds(value: object) -> bool:
@@ -397,6 +416,24 @@ class Settings:
     )
     callback_require_https = _flag(
         "AFFILIATE_CALLBACK_REQUIRE_HTTPS", False, doc="Whether plain http is refused."
+    )
+
+    notice_recipients = Setting[tuple[str, ...]](
+        "AFFILIATE_NOTICE_RECIPIENTS",
+        (),
+        doc="The e-mail addresses of staff who get the digest of notify_affiliations.",
+        is_valid=_is_addresses,
+        must_be="a list of e-mail addresses",
+        convert=tuple,
+        example='["affiliates@example.com"]',
+    )
+    site_url = Setting[str](
+        "AFFILIATE_SITE_URL",
+        "",
+        doc="The start of the links in e-mails, which no request gives. Empty: no links.",
+        is_valid=_is_site_url,
+        must_be="a scheme and a host without a slash at the end, or empty",
+        example='"https://www.example.com"',
     )
 
     @property

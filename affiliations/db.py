@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from django.apps import apps
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, router, transaction
-from django.db.models import F, Model, QuerySet, Value
+from django.db.models import F, Model, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.db.models.lookups import In
 from django.utils import timezone
@@ -204,6 +204,15 @@ def lock_rows_by_key(rows: QuerySet[Any]) -> None:
     if connections[rows.db].features.has_select_for_update:
         keys = list(rows.values_list("pk", flat=True))
         lock_rows(rows.model._base_manager.using(rows.db).filter(pk__in=keys))
+
+
+def is_true(name: str) -> Q:
+    """
+    Match rows whose flag is true, by the index of its column.
+
+    Django writes ``name=True`` as the bare column, for which SQLite and MariaDB use no index.
+    """
+    return Q(**{f"{name}__in": [True]})
 
 
 def status_in(*statuses: str) -> In:

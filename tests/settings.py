@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import django
+
 DATABASE = os.environ.get("AFFILIATIONS_TEST_DATABASE") or "sqlite"
 SERVICES = [name for name in os.environ.get("AFFILIATIONS_TEST_SERVICES", "").split(",") if name]
 LONG = os.environ.get("AFFILIATIONS_TEST_LONG") == "1"
@@ -128,6 +130,9 @@ SECRET_KEY = "only for the tests"
 USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
+if django.VERSION >= (6, 1):
+    MAILERS: dict[str, Any] = {"default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+                                           "OPTIONS": {"host": "127.0.0.1"}}}  # fmt: skip
 # The only purpose of a slow hash is to slow somebody down.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 

@@ -219,6 +219,8 @@ RIGHT = {
     "AFFILIATE_CALLBACK_ALLOWED_NETWORKS": [(), ["127.0.0.0/8", "::1"], ("10.0.0.1",)],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [True, False],
     "AFFILIATE_SEND_CALLBACKS": [True, False],
+    "AFFILIATE_NOTICE_RECIPIENTS": [(), ["a@shop.example"], ("a@shop.example", "b@shop.example")],
+    "AFFILIATE_SITE_URL": ["", "https://shop.example", "http://localhost:8000", "https://[::1]:80"],
 }
 WRONG = {
     "AFFILIATE_QUERY_STRING_KEY": ["", (), ("via", ""), ("via", None), None, 5, {"via"}],
@@ -254,6 +256,23 @@ WRONG = {
     ],
     "AFFILIATE_CALLBACK_REQUIRE_HTTPS": [None, 1],
     "AFFILIATE_SEND_CALLBACKS": [None, 0],
+    "AFFILIATE_NOTICE_RECIPIENTS": [
+        None,
+        "a@shop.example",
+        [""],
+        ["shop"],
+        [("Anna", "a@shop.example")],
+        ["a@shop.example\nBcc: b@shop.example"],
+    ],
+    "AFFILIATE_SITE_URL": [
+        None,
+        5,
+        "shop.example",
+        "https://shop.example/",
+        "https://a@shop.example",
+        "ftp://shop.example",
+        "https://shop.example\n",
+    ],
 }
 
 

@@ -90,6 +90,14 @@ EACH = [
         (ip_network("127.0.0.0/8"), ip_network("::1")),
     ),
     ("send_callbacks", "AFFILIATE_SEND_CALLBACKS", True, False, False),
+    (
+        "notice_recipients",
+        "AFFILIATE_NOTICE_RECIPIENTS",
+        (),
+        ["a@shop.example"],
+        ("a@shop.example",),
+    ),
+    ("site_url", "AFFILIATE_SITE_URL", "", "https://shop.example", "https://shop.example"),
     ("callback_require_https", "AFFILIATE_CALLBACK_REQUIRE_HTTPS", False, True, True),
 ]
 each = pytest.mark.parametrize(

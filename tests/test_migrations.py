@@ -405,6 +405,8 @@ def test_rejected_conversions_free_their_place_and_are_of_staff(
         assert [row.released for row in (pending, approved)] == [0, 0]
         assert [row.decided_via for row in (pending, approved)] == ["", ""]
         assert [row.review_text for row in (rejected, pending)] == ["", "Own order"]
+        # No notice tells the partner of the past.
+        assert not Conversion.objects.notice_due().exists()
         visitor = Visitor.objects.get()
         assert visitor.closed_on is not None
         # The reference can be credited by staff, and then the old row cannot be reopened.

@@ -16,7 +16,7 @@ from django.forms import Media
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, path, reverse
 from django.utils.http import urlencode
-from django.utils.translation import gettext, ngettext_lazy
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
@@ -25,17 +25,14 @@ from affiliations.admin.base import ReadOnlyMixin, may_view
 from affiliations.admin.filters import IS_TEST, RECENT_DAYS
 from affiliations.admin.pages import STYLES
 from affiliations.amounts import money
-from affiliations.callbacks.maintenance import HEALTH_DAYS
 from affiliations.conversions.unpaid import balances as unpaid_balances
 from affiliations.dates import Period, midnight, today
 from affiliations.models import (
-    Callback,
     Conversion,
     Overview,
     Partner,
     Report,
     Settlement,
-    Subscription,
 )
 from affiliations.reports.columns import (
     REPORT_COLUMNS,
@@ -46,6 +43,7 @@ from affiliations.reports.columns import (
 )
 from affiliations.reports.numbers import Numbers
 from affiliations.reports.queries import report, top_partners
+from affiliations.waiting import kinds
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -99,42 +97,15 @@ def _list_url(request: HttpRequest, model: type[Model], **query: Any) -> str:
 
 def waiting(request: HttpRequest, *, with_sums: bool = False) -> Iterator[Waiting]:
     """Count what staff have to look at, as far as the user may: a query for each, by an index."""
-    if may_view(request, Conversion) and (url := _url(request, Conversion, "review")):
-        rows = Conversion.objects.review_queue()
-        count, sums = rows.payouts() if with_sums else (rows.count(), {})
-        yield Waiting(
-            _("need review"),
-            count,
-            url,
-            ngettext_lazy(
-                "%(count)s conversion needs review", "%(count)s conversions need review", "count"
-            ),
-            _("Nothing needs review."),
-            sums,
-        )
-    if url := _list_url(request, Subscription, callbacks="suspended"):
-        yield Waiting(
-            _("suspended endpoints"),
-            Subscription.objects.suspended().count(),
-            url,
-            ngettext_lazy("%(count)s endpoint suspended", "%(count)s endpoints suspended", "count"),
-            _("No endpoint is suspended or paused."),
-        )
-        yield Waiting(
-            _("paused endpoints"),
-            Subscription.objects.paused().count(),
-            _list_url(request, Subscription, callbacks="paused"),
-            ngettext_lazy("%(count)s endpoint paused", "%(count)s endpoints paused", "count"),
-        )
-    if url := _list_url(request, Callback, gave_up=HEALTH_DAYS, **{IS_TEST: 0}):
-        since = db.now() - timedelta(days=HEALTH_DAYS)
-        yield Waiting(
-            _("callbacks given up in the past %(days)s days") % {"days": HEALTH_DAYS},
-            Callback.objects.gave_up(since).filter(is_test=False).count(),
-            url,
-            ngettext_lazy("%(count)s callback given up", "%(count)s callbacks given up", "count"),
-            _("No callback was given up."),
-        )
+    for kind in kinds():
+        url = may_view(request, kind.model) and _url(request, kind.model, kind.page, **kind.query)
+        if not url:
+            continue
+        if with_sums and kind.model is Conversion:
+            count, sums = kind.rows.payouts()  # type: ignore[attr-defined] # of conversions
+        else:
+            count, sums = kind.rows.count(), {}
+        yield Waiting(kind.label, count, url, kind.words, kind.nothing, sums)
 
 
 def unpaid(request: HttpRequest) -> Iterator[Waiting]:

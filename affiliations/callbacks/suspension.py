@@ -23,7 +23,7 @@ from affiliations.callbacks import outbox
 from affiliations.conf import settings
 from affiliations.db import status_in
 from affiliations.models import Callback, Subscription
-from affiliations.models.subscription import DELIVERY_FIELDS
+from affiliations.models.subscription import DELIVERY_FIELDS, WARN_AFTER_FAILURES
 from affiliations.signals import announce, subscription_suspended
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ logger = logging.getLogger("affiliations")
 #: A subscription is suspended after this number of failures in a row, over at least this time.
 SUSPEND_AFTER_FAILURES = 10
 SUSPEND_AFTER = timedelta(hours=72)
-#: After this number of failures in a row a warning is logged.
-WARN_AFTER_FAILURES = 5
 
 #: Too many requests, or a gateway whose server does not answer: the partner asks for a pause.
 BUSY = (429, 502, 503, 504)

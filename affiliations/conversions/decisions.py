@@ -325,6 +325,7 @@ def _review(code: Reason, text: str) -> dict[str, object]:
         "decided_by": None,
         "decided_by_name": "",
         "decided_via": "",
+        "notice_due": False,
     }
 
 
@@ -348,6 +349,7 @@ def _changes(
         "decided_by_name": account_name(by) if via == Via.PERSON else "",
         "decided_via": via.value,
         "released": conversion.pk if status == Status.REJECTED else 0,
+        "notice_due": conversion.is_noticed(status),
     }
     if conversion.status == Status.REJECTED and via == Via.PERSON:
         changes["is_reopened"] = True

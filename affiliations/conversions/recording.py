@@ -347,7 +347,7 @@ def _ask_host(
 #: The fields that follow from the amount, and those that follow unless it was decided.
 _AMOUNT_FIELDS: tuple[str, ...] = ("amount", "currency", *adjustments.PAYOUT_FIELDS,
                                    "review_reason", "review_text")  # fmt: skip
-_STATUS_FIELDS = ("status", "reason", "approve_on", "decided_on", "decided_via")
+_STATUS_FIELDS = ("status", "reason", "approve_on", "decided_on", "decided_via", "notice_due")
 
 
 def _set_review(conversion: Conversion, problems: Mapping[Reason, str]) -> None:
@@ -365,6 +365,7 @@ def _set_first_status(conversion: Conversion) -> None:
     rule = conversion.subscription
     conversion.status, conversion.reason = Status.PENDING, conversion.review_text
     conversion.approve_on, conversion.decided_on, conversion.decided_via = None, None, ""
+    conversion.notice_due = False
     if conversion.review_reason or rule.approval != Subscription.Approval.AUTOMATIC:
         return
     if rule.approve_after:
@@ -373,3 +374,4 @@ def _set_first_status(conversion: Conversion) -> None:
         conversion.status = Status.APPROVED
         conversion.decided_on = conversion.created_on
         conversion.decided_via = Conversion.Via.AT_ONCE
+        conversion.notice_due = conversion.is_noticed(conversion.status)

@@ -143,6 +143,7 @@ def settle(
             currency=currency,
             cut_off=cut_off,
             before=before,
+            notice_due=True,
             created_by=by,
             created_by_name=account_name(by),
         )

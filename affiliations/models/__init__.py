@@ -13,6 +13,7 @@ from affiliations.models.clicks import (
 )
 from affiliations.models.conversion import Conversion
 from affiliations.models.failed_trigger import FailedTrigger
+from affiliations.models.notice_start import NoticeStart
 from affiliations.models.partner import Partner
 from affiliations.models.partner_code import PartnerCode
 from affiliations.models.sent_form import SentForm
@@ -29,6 +30,7 @@ __all__ = [
     "FailedTrigger",
     "FilteredClicks",
     "FollowedTestLink",
+    "NoticeStart",
     "Overview",
     "Partner",
     "PartnerCode",

@@ -213,6 +213,9 @@ class Conversion(HasReason, SubIds):
         _("notified events"), default=list, blank=True, editable=False
     )
     is_test = models.BooleanField(_("test"), default=False)
+    # Whether no notice has told the partner of the decision yet. Written with the decision, for
+    # every partner: a run of notices clears it, also for partners without notices.
+    notice_due = models.BooleanField(default=False, db_default=False, editable=False)
     created_on = models.DateTimeField(_("created on"), default=timezone.now)
 
     objects = ConversionQuerySet.as_manager()
@@ -262,6 +265,7 @@ class Conversion(HasReason, SubIds):
                 name="affiliations_conv_record",
             ),
             models.Index(fields=["is_test", "id"], name="affiliations_conv_test"),
+            models.Index(fields=["notice_due", "partner"], name="affiliations_conv_notice"),
             # For the lines of a payout statement.
             models.Index(fields=["settlement", "id"], name="affiliations_conv_settlement"),
             # All that the balances are summed up from, so that no row is read for them.
@@ -358,6 +362,10 @@ class Conversion(HasReason, SubIds):
         # The other kinds take back what a rejected conversion was paid, and restore it.
         changes = [getattr(row, name) for row in adjustments if row.kind == row.Kind.ADJUSTED]
         return sum((change for change in changes if change is not None), recorded)
+
+    def is_noticed(self, status: str) -> bool:
+        """Tell whether a notice is due once it has this status; of a test none is."""
+        return status != self.Status.PENDING and not self.is_test
 
     @property
     def is_paid(self) -> bool:

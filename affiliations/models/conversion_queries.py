@@ -72,6 +72,10 @@ class ConversionQuerySet(models.QuerySet["Conversion"]):
             sums[currency] = sums.get(currency, Decimal(0)) + kept(payout)
         return count, sums
 
+    def notice_due(self) -> ConversionQuerySet:
+        """Keep those whose decision no notice has told the partner of."""
+        return self.filter(db.is_true("notice_due"))
+
     def with_adjustments(self) -> ConversionQuerySet:
         """Read the adjustments too, in one query, for the current amounts and payouts."""
         return self.prefetch_related("adjustments")

@@ -106,6 +106,10 @@ class PartnerQuerySet(models.QuerySet["Partner"]):
         names = self.exclude(group="").order_by("group").values_list("group", flat=True)
         return list(names.distinct()[:_SUGGESTED])
 
+    def noticed(self) -> PartnerQuerySet:
+        """Keep the partners who get notices: not those who were stopped for fraud."""
+        return self.filter(notify=True, stopped_on=None).exclude(email="")
+
     def suggested_names(self) -> list[str]:
         partners = self.order_by("-active", "name", "pk")
         return list(partners.values_list("name", flat=True)[:_SUGGESTED])

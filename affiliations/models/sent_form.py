@@ -1,16 +1,19 @@
 """
 The one-time tokens of the forms that were sent, so that a double click acts once.
 
-A token can also be leased: for the downloads of partner pages.
+A token can also be leased: for the downloads of partner pages, and for a run of notices.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+import time
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+
+from affiliations import db
 
 
 class SentFormQuerySet(models.QuerySet["SentForm"]):
@@ -47,3 +50,43 @@ class SentForm(models.Model):
 
     def __str__(self) -> str:
         return self.token
+
+
+class Lease:
+    """A token that one process at a time holds, until it ends the lease or does not renew it."""
+
+    def __init__(self, token: str, leased_on: datetime) -> None:
+        self._token = token
+        self._note(leased_on)
+
+    @classmethod
+    def begin(cls, token: str, duration: timedelta) -> Lease | None:
+        """Lease a token; ``None`` if another lease of it began, or was renewed, less ago."""
+        now = db.now()
+        return cls(token, now) if _leases().lease(token, now, now - duration) else None
+
+    def holds(self, renew: float) -> bool:
+        """
+        Tell whether the lease holds, and renew it if ``renew`` seconds have passed.
+
+        ``False`` if it was not renewed in time, and another process has leased the token.
+        """
+        if time.monotonic() - self._renewed_at >= renew:
+            now = db.now()
+            if not self._row().update(sent_on=now):
+                return False
+            self._note(now)
+        return True
+
+    def end(self) -> None:
+        self._row().delete()
+
+    def _note(self, leased_on: datetime) -> None:
+        self._leased_on, self._renewed_at = leased_on, time.monotonic()
+
+    def _row(self) -> SentFormQuerySet:
+        return _leases().filter(token=self._token, sent_on=self._leased_on)
+
+
+def _leases() -> SentFormQuerySet:
+    return SentForm.objects.using(db.write_alias())

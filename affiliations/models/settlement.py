@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from affiliations.amounts import money
 from affiliations.dates import FIRST, day_of, last_day, today
+from affiliations.db import is_true
 from affiliations.models.accounts import account_display
 from affiliations.models.conversion import Conversion, HasReason
 from affiliations.models.partner import Partner
@@ -65,6 +66,10 @@ class StatementLock(models.Model):
 
 
 class SettlementQuerySet(models.QuerySet["Settlement"]):
+    def notice_due(self) -> SettlementQuerySet:
+        """Keep those that no notice has told the partner of."""
+        return self.filter(is_true("notice_due"))
+
     def next_number(self, year: int) -> int:
         last: int | None = self.filter(year=year).aggregate(last=Max("year_number"))["last"]
         return (last or 0) + 1
@@ -127,6 +132,8 @@ class Settlement(models.Model):
     # Its number among the statements of a year; together they are unique.
     year = models.PositiveSmallIntegerField(_("year"), null=True, editable=False)
     year_number = models.PositiveIntegerField(_("number in the year"), null=True, editable=False)
+    # Whether no notice has told the partner of it yet.
+    notice_due = models.BooleanField(default=False, db_default=False, editable=False)
     paid_on = models.DateField(_("paid on"), null=True, blank=True, db_index=True)
     payment_reference = models.CharField(
         _("payment reference"),
@@ -161,6 +168,9 @@ class Settlement(models.Model):
             models.UniqueConstraint(
                 fields=["year", "year_number"], name="affiliations_statement_number"
             )
+        ]
+        indexes = [
+            models.Index(fields=["notice_due", "partner"], name="affiliations_settle_notice"),
         ]
 
     def __str__(self) -> str:

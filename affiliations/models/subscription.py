@@ -13,7 +13,7 @@ from babel.numbers import get_currency_precision
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -34,8 +34,12 @@ DELIVERY_FIELDS = (
     "last_error",
     "last_status_code",
 )
+#: The fields that ``save()`` leaves alone, since others write them meanwhile.
+_NOT_OF_FORMS = (*DELIVERY_FIELDS, "noticed_failing_since")
 #: The longest earning period besides *Always*: a hundred years.
 MAX_EARNS_MONTHS = 1_200
+#: After this number of failures in a row a warning is logged, and a notice is due.
+WARN_AFTER_FAILURES = 5
 
 
 #: A host that may have no dot or an underscore, such as a container, before a port or the end.
@@ -64,6 +68,15 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
         """Keep the subscriptions whose last callback failed, suspended and paused ones included."""
         return self.exclude(
             failure_count=0, callbacks_suspended_on=None, callbacks_paused_until=None
+        )
+
+    def notice_due(self) -> SubscriptionQuerySet:
+        """Keep those whose callbacks keep failing, unless a notice has told the partner so."""
+        is_known = Q(noticed_failing_since=F("failing_since"))
+        # Not "exclude", which would also leave out those whose column is NULL.
+        is_new = Q(noticed_failing_since=None) | ~is_known
+        return self.failing().filter(
+            is_new, failing_since__isnull=False, failure_count__gte=WARN_AFTER_FAILURES
         )
 
     def sendable(self, now: datetime) -> SubscriptionQuerySet:
@@ -258,6 +271,8 @@ class Subscription(models.Model):
     last_status_code = models.PositiveSmallIntegerField(
         _("last status code"), null=True, blank=True, editable=False
     )
+    # The ``failing_since`` of the failures that a notice has told the partner of.
+    noticed_failing_since = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = SubscriptionQuerySet.as_manager()
 
@@ -280,11 +295,11 @@ class Subscription(models.Model):
         A row of an earlier version may have a URL that is refused today. It is kept, and the other
         fields can be saved.
 
-        A change without ``update_fields`` does not write the fields of the delivery. Otherwise a
-        form that was opened before a suspension would undo it.
+        A change without ``update_fields`` does not write the fields of the delivery and of notices.
+        Otherwise a form that was opened before a suspension would undo it.
         """
         if update_fields is None and self.pk and not self._state.adding:
-            left_out = {"id", *DELIVERY_FIELDS, *self.get_deferred_fields()}
+            left_out = {"id", *_NOT_OF_FORMS, *self.get_deferred_fields()}
             update_fields = [
                 field.name
                 for field in self._meta.concrete_fields

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import django
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # The dummy shop runs on this machine only. A real shop keeps its secret key out of its code.
@@ -91,6 +93,12 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 
+# The shop: its e-mails are printed.
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.console.EmailBackend"}}
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+
 # The shop: the payment provider's address, and the secret that the shop shares with it.
 PAYMENT_URL = os.environ.get("SHOP_PAYMENT_URL", "http://127.0.0.1:8002/")
 PAYMENT_SECRET = os.environ.get("SHOP_PAYMENT_SECRET", "shared-with-the-payment-provider")
@@ -147,3 +155,8 @@ AFFILIATE_TRIGGERS = [
 # Affiliations: the demo's partner is on this machine. Omit this line in a real project, which must
 # refuse callback URLs that lead into its own network.
 AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
+
+# Affiliations: `python manage.py notify_affiliations` prints a digest to this address, and notices
+# to the partners with "Notify by e-mail".
+AFFILIATE_NOTICE_RECIPIENTS = ["affiliates@shop.example"]
+AFFILIATE_SITE_URL = "http://127.0.0.1:8000"

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from affiliations.notices import mails, run
+
+
+class Command(BaseCommand):
+    help = (
+        "Sends notices by e-mail: to staff what waits for them, and to partners who agreed to "
+        "notices what was approved and rejected, new statements, and that their server fails. Run "
+        "it once a day."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Print the e-mails, without sending any.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["dry_run"]:
+            count = 0
+            for message in run.preview():
+                self.stdout.write(f"{mails.text(message)}{'-' * 72}")
+                count += 1
+            self.stdout.write(f"{count} e-mails would be sent.")
+            return
+        result = run.send()
+        if result is None:
+            self.stdout.write("Another run is sending notices.")
+            return
+        if result.is_first:
+            self.stdout.write(
+                "This is the first run: partners are not told what was decided before it."
+            )
+        self.stdout.write(f"{result.sent} e-mails sent.")
+        problems = []
+        if result.refused:
+            problems.append(f"{result.refused} e-mails were refused; the log names the partners.")
+        if result.ended:
+            problems.append(f"The run has ended early: {result.ended}.")
+        if problems:
+            raise CommandError(f"{' '.join(problems)} What was not sent is sent by the next run.")
