@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.contrib.auth import get_user_model
-from django.db import OperationalError, connections, transaction
+from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import Model
 from django.utils import timezone
 
@@ -18,7 +20,8 @@ from affiliations.amounts import Money, parse
 from affiliations.conf import settings
 from affiliations.conversions import attempts, by_reference, earning, recording
 from affiliations.exceptions import NotCredited, Reason
-from affiliations.models import Conversion, FailedTrigger, Visitor
+from affiliations.models import Conversion, FailedTrigger, PartnerCode, Visitor
+from affiliations.models.partner_code import as_code
 from affiliations.options import default_reference, model_of, value_of
 from affiliations.tracking import visitors
 from affiliations.tracking.staff import is_on_staff_page
@@ -29,12 +32,30 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
     from django.http import HttpRequest
 
+logger = logging.getLogger("affiliations")
+
 Kind = FailedTrigger.Kind
 
 _STATUSES: Mapping[str, Conversion.Status] = {
     Kind.APPROVE: Conversion.Status.APPROVED,
     Kind.REJECT: Conversion.Status.REJECTED,
 }
+
+
+#: How many codes on one order are read.
+_MAX_CODES = 100
+
+
+class Referral(NamedTuple):
+    """Who is credited, and why."""
+
+    visitor: Visitor
+    #: Whether an earning period of the visitor runs.
+    in_period: bool = False
+    #: The partner's code on the order, as it was typed, if that is the reason.
+    code: str = ""
+    #: The visitor who would have been credited without the code.
+    instead_of: Visitor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,7 @@ class TriggerEvent:
     reference: object = None
     amount: object = None
     currency: str | None = None
+    code: object = None
     new_amount: object = None
     #: When it fired, if it is tried again.
     fired_on: datetime | None = None
@@ -102,7 +124,8 @@ class TriggerEvent:
         failed = FailedTrigger(trigger=self.name, kind=kind)
         readers: dict[str, Callable[[], Any]] = {"reference": self._reference}
         if kind == Kind.CREDIT:
-            readers |= {"visitor": self._find_visitor}
+            readers |= {"codes": lambda: " ".join(self._codes)}
+            readers |= {"visitor": self._find_stored_visitor}
             readers |= {"user_id": lambda: getattr(self._buyer(failed.visitor), "pk", None)}
         elif kind == Kind.APPROVE:
             failed.amount = "0"  # It cannot be compared, unless it can be read.
@@ -115,27 +138,48 @@ class TriggerEvent:
 
     def credit(self) -> Conversion:
         """Record the conversion; raise ``NotCredited`` if no partner is credited."""
-        visitor, in_period = self._whose()
+        referral = self._whose()
         try:
-            conversion = self._record(visitor, in_period)
+            conversion = self._record(referral)
         except NotCredited as refusal:
-            was_open = visitor.closed_on is None
-            if in_period or not was_open or refusal.reason is not Reason.REFERRAL_CLOSED:
+            was_open = referral.visitor.closed_on is None
+            if referral.in_period or not was_open or refusal.reason is not Reason.REFERRAL_CLOSED:
                 raise
             # Another conversion has just closed it, and may have begun its earning period.
-            visitor, in_period = self._whose()
-            if not in_period:
+            referral = self._whose()
+            if not referral.in_period:
                 raise
-            conversion = self._record(visitor, in_period)
+            conversion = self._record(referral)
         if conversion.closes and self.request is not None:
             visitors.look_up_again(self.request)
         return conversion
 
-    def _record(self, visitor: Visitor, in_period: bool) -> Conversion:
+    def _record(self, referral: Referral, *, is_again: bool = False) -> Conversion:
+        """Record the conversion, and with it the visitor of a code who is not stored yet."""
+        visitor, alias = referral.visitor, db.write_alias()
+        if not visitor._state.adding:
+            return self._record_for(referral)
+        try:
+            with transaction.atomic(using=alias):
+                visitor.save(using=alias, force_insert=True)
+                return self._record_for(referral)
+        except NotCredited as refusal:
+            refusal.visitor = None  # Rolled back.
+            raise
+        except IntegrityError:
+            # Another order of the same buyer, with the same code, has just stored the visitor.
+            if is_again:
+                raise OperationalError("The visitor of the code is being stored.") from None
+        return self._record(self._whose(), is_again=True)
+
+    def _record_for(self, referral: Referral) -> Conversion:
+        visitor = referral.visitor
         return recording.record(
             visitor,
             self.name,
-            in_period=in_period,
+            in_period=referral.in_period,
+            code=referral.code,
+            instead_of=referral.instead_of,
             user=self._buyer(visitor),
             instance=self.instance,
             reference=self._reference(),
@@ -254,18 +298,21 @@ class TriggerEvent:
         # Not the default: a later event, such as the payment, would not find it.
         return "" if reference is None else str(reference)
 
-    def _find_visitor(self) -> Visitor:
-        return self._whose()[0]
+    def _find_stored_visitor(self) -> Visitor | None:
+        """Return the visitor to credit; without the code, if a code would make a new one."""
+        referral = self._whose()
+        return referral.instead_of if referral.visitor._state.adding else referral.visitor
 
-    def _whose(self) -> tuple[Visitor, bool]:
+    def _whose(self) -> Referral:
         """
-        Return the visitor to credit, open or not, and whether it is credited by an earning period.
+        Return the visitor to credit, open or not, and by what.
 
         These are asked in this order, as docs/attribution.rst says:
 
         1. a running earning period of the stated visitor or of the stated user,
-        2. the stated visitor,
-        3. the open referrals of the browser and of the buyer.
+        2. a partner's code on the order,
+        3. the stated visitor,
+        4. the open referrals of the browser and of the buyer.
 
         Raises:
             NotCredited: If there is no visitor.
@@ -273,17 +320,61 @@ class TriggerEvent:
         stated = visitors.find(self._visitor_id()) if self._has("visitor") else None
         in_period = self._find_in_period(stated)
         if in_period is not None and not in_period.is_test:
-            return in_period, True
+            return Referral(in_period, in_period=True)
         visitor, is_buyer = stated, True
         if not self._has("visitor"):
             visitor, is_buyer = self._find_open()
+        if (code := self._find_code()) is not None:
+            return self._by_code(code, visitor, is_buyer=is_buyer)
         # A test replaces no open referral.
         if in_period is not None and (visitor is None or not visitor.is_open):
-            return in_period, True
+            return Referral(in_period, in_period=True)
         if visitor is None:
             reason = Reason.NO_VISITOR if is_buyer else Reason.NOT_THE_BUYER
             raise NotCredited(reason, reference=self._reference())
-        return visitor, False
+        return Referral(visitor)
+
+    @cached_property
+    def _codes(self) -> list[str]:
+        """The texts on the order that can be codes, as they were typed."""
+        value = self._value("code")
+        is_one = isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable)
+        values = [value] if is_one else list(islice(value, _MAX_CODES))
+        wrong = [one for one in values if not (one is None or isinstance(one, (str, int)))]
+        if wrong:
+            logger.error(
+                "Trigger “%s” needs the text of a code, or several, not a %s. Name the field of "
+                'the text in the fifth item of AFFILIATE_TRIGGERS, such as "coupon.code".',
+                self.name,
+                type(wrong[0]).__name__,
+            )
+        return [code for one in values if (code := as_code(one))]
+
+    def _find_code(self) -> PartnerCode | None:
+        """Return the first code on the order that is an active partner's."""
+        found = PartnerCode.objects.using(db.write_alias()).of_texts(*self._codes)
+        return next((code for code in found if code.partner.active), None)
+
+    def _by_code(self, code: PartnerCode, click: Visitor | None, *, is_buyer: bool) -> Referral:
+        """
+        Return the partner's referral of this customer, or else a new one, which is unsaved.
+
+        Args:
+            code: The code on the order.
+            click: The visitor who would be credited without the code.
+            is_buyer: Whether the browser of the request is the buyer's.
+        """
+        now = self.fired_on or timezone.now()
+        known = [] if click is None else [click]
+        if self.request is not None and is_buyer and not self._has("visitor"):
+            known += visitors.remembered_visitors(self.request)
+        typed = next(text for text in self._codes if text.lower() == code.code.lower())
+        is_beaten = click is not None and click.partner_id != code.partner_id
+        beaten = click if click is not None and is_beaten and click.refusal(now) is None else None
+        visitor = visitors.referral_by_code(
+            code.partner, known, self._buyer(click), previous=beaten, now=now
+        )
+        return Referral(visitor, code=typed, instead_of=beaten)
 
     def _find_in_period(self, stated: Visitor | None) -> Visitor | None:
         """Return the visitor whose earning period runs; without a stated user mostly no query."""
@@ -372,6 +463,7 @@ def has_no_visitor(
     instance: object = None,
     visitor: object = None,
     user: object = None,
+    code: object = None,
 ) -> bool:
     """
     Tell, without a query or reading the session, whether there is certainly no visitor.
@@ -379,9 +471,10 @@ def has_no_visitor(
     Each save of a model that has a trigger asks. To create a ``TriggerEvent`` first would take
     longer than the answer.
     """
-    # A stated user may have an earning period.
-    is_stated = not (visitor is None and user is None) or (
-        instance is not None and ("visitor" in options or "user" in options)
+    # A stated user may have an earning period. Of a code, whether it is one is asked later: what
+    # is read from an object may take a query.
+    is_stated = not (visitor is None and user is None and code in (None, "")) or (
+        instance is not None and any(name in options for name in ("visitor", "user", "code"))
     )
     if is_stated or settings.attribute_by_user:
         return False

@@ -206,6 +206,7 @@ OPTIONS: Mapping[str, Option] = {
     "instance": Option(COUNTING + DECIDING, _keyword_mistake),
     "visitor": Option(COUNTING, _path_mistake),
     "user": Option(COUNTING, _path_mistake),
+    "code": Option(COUNTING, _path_mistake),
     "reference": Option(COUNTING + DECIDING, _path_mistake),
     "amount": Option(COUNTING, _path_mistake),
     "currency": Option(COUNTING + ADJUSTING, _path_mistake),

@@ -240,6 +240,8 @@ def _deletable() -> VisitorQuerySet:
     for relation in Visitor._meta.get_fields(include_hidden=True):
         if not isinstance(relation, ForeignObjectRel) or relation.many_to_many:
             continue
+        if relation.field.name == "instead_of":
+            continue  # What a code has beaten stays no longer than other clicks.
         # A visitor that replaced them does not need them; the others are deleted too.
         if relation.related_model not in (Visitor, FollowedTestLink, UncreditedTrigger):
             rows = relation.related_model._base_manager

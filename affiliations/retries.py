@@ -40,6 +40,7 @@ def retry_due(now: datetime | None = None) -> Iterator[int]:
                 amount=failed.amount or None,
                 new_amount=failed.amount or None,
                 currency=failed.currency,
+                code=failed.codes.split(),
                 fired_on=failed.created_on,
             )
             yield int(attempts.retry(failed, partial(event.do, failed.kind)))

@@ -104,13 +104,14 @@ def build(visitor_ids: Collection[int]) -> list[Timeline]:
     """
     Return the timelines of these visitors, the latest first, in the active language.
 
-    It takes one query for the visitors and six for their rows, however long the timelines are.
+    It takes one query for the visitors and seven for their rows, however long the timelines are.
     """
     visitors = (
         Visitor.objects.filter(pk__in=visitor_ids)
         .select_related("partner", "user", "previous__partner")
         .prefetch_related(
             _in_order("displaced_by", Visitor, "partner"),
+            _in_order("lost_to_codes", Conversion, "partner"),
             "uncredited_triggers",
             _in_order(
                 "conversions",
@@ -120,6 +121,7 @@ def build(visitor_ids: Collection[int]) -> list[Timeline]:
                 "credited_by",
                 "settlement",
                 "subscription",
+                "instead_of__partner",
             ),
             _in_order("conversions__adjustments", Adjustment, "settlement", "created_by"),
             _in_order("conversions__callbacks", Callback, "subscription"),
@@ -209,6 +211,7 @@ def _conversion_entries(conversion: Conversion) -> Iterator[Entry]:
         _("“%(trigger)s” was recorded as conversion %(conversion)s.") % names,
         conversion.credit_reason
         and _("It was credited manually by %(staff)s (%(reason)s).") % names,
+        _code(conversion),
         _reference(conversion.reference),
         not conversion.released
         and conversion.dedupe_key.startswith("v:")
@@ -223,6 +226,38 @@ def _conversion_entries(conversion: Conversion) -> Iterator[Entry]:
     yield from _settlement_entries(conversion)
     for callback in conversion.callbacks.all():
         yield from _callback_entries(callback)
+
+
+def _code(conversion: Conversion) -> str:
+    """Return by which code the conversion was credited, and instead of whom."""
+    beaten = conversion.instead_of
+    if beaten is None:
+        text = _("It was credited by the code %(code)s on the order.")
+        return conversion.code and text % {"code": conversion.code}
+    text = _(
+        "It was credited by the code %(code)s on the order, which comes before the click of "
+        "visitor %(visitor)s from %(partner)s."
+    )
+    return text % {"code": conversion.code, "visitor": beaten, "partner": beaten.partner}
+
+
+def _lost(conversion: Conversion) -> Entry:
+    """Return that another partner's code has come before the click of this visitor."""
+    names = {
+        "trigger": conversion.trigger,
+        "conversion": conversion.pk,
+        "partner": conversion.partner,
+        "code": conversion.code,
+    }
+    text = _join(
+        _(
+            "“%(trigger)s” was credited to %(partner)s as conversion %(conversion)s, by the code "
+            "%(code)s on the order, which comes before this click."
+        )
+        % names,
+        _reference(conversion.reference),
+    )
+    return Entry(conversion.created_on, text, conversion)
 
 
 def _payout(conversion: Conversion) -> str:
@@ -313,6 +348,7 @@ def _past(visitor: Visitor) -> list[Entry]:
     entries += [_refusal(row) for row in visitor.uncredited_triggers.all()]
     for conversion in visitor.conversions.all():
         entries += _conversion_entries(conversion)
+    entries += map(_lost, visitor.lost_to_codes.all())
     if visitor.closed_on is not None:
         text = _("Tracking ended: no more conversions can be credited to this click.")
         if _earning_periods(visitor):
@@ -330,6 +366,7 @@ def _past(visitor: Visitor) -> list[Entry]:
             other,
         )
         for other in visitor.displaced_by.all()
+        if not other.is_by_code  # See _lost().
     ]
     return sorted(entries, key=lambda entry: entry.on or visitor.referred_on)
 
@@ -339,6 +376,8 @@ def _arrival(visitor: Visitor) -> Iterator[Entry]:
     text = _("Visitor %(visitor)s was registered for %(partner)s.")
     if visitor.source == Visitor.Source.API:
         text = _("Your own code registered visitor %(visitor)s for %(partner)s, without a click.")
+    elif visitor.is_by_code:
+        text = _("Visitor %(visitor)s came to %(partner)s by a code on an order, without a click.")
     elif visitor.entry_point:
         text = _("Visitor %(visitor)s clicked a link of %(partner)s to %(url)s.")
     is_by_link = visitor.entry_point and visitor.source == Visitor.Source.LINK
@@ -356,13 +395,14 @@ def _arrival(visitor: Visitor) -> Iterator[Entry]:
         referrer,
         lost and _(lost),
         given and _("The click has: %(labels)s.") % {"labels": given},
-        not (lost or given) and _("The click has no click id and no sub ids."),
+        not (lost or given or visitor.is_by_code)
+        and _("The click has no click id and no sub ids."),
         visitor.user is not None
         and _("The visitor is the user %(user)s.") % {"user": user_display(visitor.user)},
         visitor.is_test and _("Test: excluded from reports."),
     )
     yield Entry(visitor.referred_on, text, visitor)
-    if (previous := visitor.previous) is not None:
+    if (previous := visitor.previous) is not None and not visitor.is_by_code:
         text = _("This click replaced the earlier click of visitor %(visitor)s from %(partner)s.")
         names = {"visitor": previous, "partner": previous.partner}
         yield Entry(visitor.referred_on, text % names, previous)

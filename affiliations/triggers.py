@@ -61,6 +61,7 @@ def complete_trigger(
     reference: object = None,
     amount: object = None,
     currency: str | None = None,
+    code: object = None,
 ) -> Conversion | None:
     """
     Credit the partner of a visitor for a trigger whose conditions are met.
@@ -81,6 +82,9 @@ def complete_trigger(
             ``instance``.
         amount: The amount that the commission is calculated from, a ``Decimal``.
         currency: The currency of the amount, a code of ISO 4217.
+        code: The coupon on the order, or a list of several. The partner of the first one that is a
+            code of an active partner is credited, whoever's link was followed. Others are ignored,
+            and so are case and blanks around it.
 
     Returns:
         The conversion, or ``None`` if no partner is credited. Also ``None`` if ``instance`` is in
@@ -90,14 +94,14 @@ def complete_trigger(
         DatabaseError: If the error has ended the host's own transaction. Others are logged.
     """
     request = binding.real_request(request)
-    if has_no_visitor(request, options_of(name), instance, visitor, user):
+    if has_no_visitor(request, options_of(name), instance, visitor, user, code):
         return None
-    event = TriggerEvent(request, name, instance, visitor, user, reference, amount, currency)
+    event = TriggerEvent(request, name, instance, visitor, user, reference, amount, currency, code)
     return _credit(event)
 
 
 async def acomplete_trigger(
-    request: HttpRequest | None, name: str, **stated: Any
+    request: HttpRequest | None, name: str, **arguments: Any
 ) -> Conversion | None:
     """
     Do what ``complete_trigger()`` does, from an async receiver or view, with the same arguments.
@@ -105,10 +109,11 @@ async def acomplete_trigger(
     It leaves the event loop only if there may be a visitor to credit.
     """
     request = binding.real_request(request)
-    event = TriggerEvent(request, name, **stated)
-    if has_no_visitor(request, event.options, event.instance, event.visitor, event.user):
+    event = TriggerEvent(request, name, **arguments)
+    stated = event.visitor, event.user, event.code
+    if has_no_visitor(request, event.options, event.instance, *stated):
         return None
-    return await sync_to_async(complete_trigger)(request, name, **stated)
+    return await sync_to_async(complete_trigger)(request, name, **arguments)
 
 
 def object_created(

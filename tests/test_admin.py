@@ -96,6 +96,7 @@ def subscribed(**fields: Any) -> dict[str, Any]:
 def partner_form(*subscriptions: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """Fill in the page of a partner; what has an ``id`` is there already."""
     data = {"name": "Bjørns Boghandel", "active": "on"} | fields
+    data |= {"codes-TOTAL_FORMS": 0, "codes-INITIAL_FORMS": 0}
     data["subscriptions-TOTAL_FORMS"] = len(subscriptions)
     data["subscriptions-INITIAL_FORMS"] = sum("id" in form for form in subscriptions)
     for number, form in enumerate(subscriptions):

@@ -189,8 +189,9 @@ class TestAStalePage:
         with CaptureQueriesContext(connection) as queries:
             assert staff.post(url(partner), form).status_code == 302
         # The session, the user, the partner, three times the users (as stored, as shown, as typed),
-        # the lock, the change, the users to write, the subscriptions, the log; four savepoints.
-        assert len(queries) == 16
+        # the lock, the change, the users to write, the subscriptions, the codes, the log;
+        # five savepoints.
+        assert len(queries) == 18
         updates = [query["sql"] for query in queries if query["sql"].startswith("UPDATE")]
         assert len(updates) == 2
         assert "WHERE" in updates[0]
@@ -198,7 +199,9 @@ class TestAStalePage:
 
     def test_that_a_script_sends_without_what_it_saw_is_taken_as_it_is(self, staff: Client) -> None:
         partner = PartnerFactory(name="Before", active=True)
-        form = {"name": "After", "subscriptions-TOTAL_FORMS": 0, "subscriptions-INITIAL_FORMS": 0}
+        counts = ("subscriptions-TOTAL_FORMS", "subscriptions-INITIAL_FORMS",
+                  "codes-TOTAL_FORMS", "codes-INITIAL_FORMS")  # fmt: skip
+        form = {"name": "After", **dict.fromkeys(counts, 0)}
         assert staff.post(url(partner), form).status_code == 302
         partner.refresh_from_db()
         assert (partner.name, partner.active) == ("After", False)

@@ -117,7 +117,8 @@ def sent(page: Any, **changed: Any) -> dict[str, Any]:
     forms = [context["adminform"].form, *(one.management_form for one in formsets)]
     forms += [form for one in formsets for form in one.forms]
     data = {field.html_name: field.value() for form in forms for field in form}
-    return {name: value for name, value in (data | changed).items() if value not in (None, False)}
+    data |= changed
+    return {name: value for name, value in data.items() if value is not None and value is not False}
 
 
 def buttons(page: Any) -> dict[str, str]:
@@ -165,7 +166,7 @@ class TestAPastedURL:
         name, address = "subscriptions-0-callback_url", url(subscription.partner, "deal")
         page = staff.post(address, sent(staff.get(address), **{name: PASTED}))
         answer = staff.post(address, sent(page, _correct=buttons(page)["Correct all"]))
-        (formset,) = answer.context["inline_admin_formsets"]
+        formset, _codes = answer.context["inline_admin_formsets"]
         assert formset.formset.forms[0]["callback_url"].value() == CORRECTED
         assert "was changed successfully" in shown(staff.post(address, sent(answer), follow=True))
         assert Subscription.objects.get().callback_url == CORRECTED

@@ -16,7 +16,7 @@ from affiliations.models import FilteredClicks, Visitor
 from affiliations.tracking.consent import register_visitor
 from tests.arrivals import commit, request_of
 from tests.browsers import HANDLERS, Browser
-from tests.factories import PartnerFactory
+from tests.factories import PartnerCodeFactory, PartnerFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.test_middleware")]
 
@@ -329,8 +329,9 @@ def test_the_key_as_it_is_set_wins_over_a_bent_one(browser) -> None:
         assert Visitor.objects.latest("pk").partner == partner
 
 
-def test_a_reading_costs_one_query(browser, django_assert_num_queries) -> None:
-    with django_assert_num_queries(1):
+def test_readings_cost_two_queries(browser, django_assert_num_queries) -> None:
+    # One as uids, one as codes.
+    with django_assert_num_queries(2):
         browser.get("/?affiliate_id=3Dabc=def?x=1&Affiliate_ID=%22unknown1%22+x")
 
 
@@ -500,3 +501,24 @@ def test_a_long_query_string_takes_linear_time(unit: str) -> None:
         query_strings.read(b"affiliate_id=" + query, KEYS, ["click_id"])
         query_strings.may_name(KEYS)(query.decode().lower())
         assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("query", "click_id"),
+    [
+        ("affiliate_id=steep-notes&click_id=42", "42"),
+        ("AFFILIATE_ID=%22Steep-Notes%22.&click_id=42", "42"),
+        ("affiliate_id=steep-notes?click_id=42", "42"),
+        ("affiliate_id%3Dsteep-notes%26click_id%3D42", "42"),
+        ("affiliate_id=3Dsteep-notes&click_id=3D42", "42"),
+        ("affiliate_id=3Dsteep=%0D%0A-notes&clic=%0D%0Ak_id=3D42", "42"),
+        ("affiliate_id=3dp-shop&click_id=3D42", "3D42"),
+    ],
+)
+def test_a_bent_readable_link_counts(browser, query: str, click_id: str) -> None:
+    PartnerCodeFactory(code="Steep-Notes")
+    PartnerCodeFactory(code="3dp-shop")
+    assert browser.get(f"/?{query}").status == 302
+    visitor = Visitor.objects.get()
+    assert visitor.partner.codes.exists()
+    assert (visitor.source, visitor.click_id) == ("link", click_id)

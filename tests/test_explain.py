@@ -536,7 +536,7 @@ class TestTheWhole:
             assert [len(story.entries) for story in told] == [
                 2 + 12 * visitor.conversions.count() + 1 for visitor in reversed(visitors)
             ]
-        assert counts == [7, 7]
+        assert counts == [8, 8]
 
     def test_is_written_in_the_readers_language(self) -> None:
         visitor = VisitorFactory(referred_on=now())

@@ -481,11 +481,21 @@ def test_the_link_of_an_inactive_partner_registers_nothing(browser) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("uid", ["unknown1", "no uid at all", ""])
+@pytest.mark.parametrize(
+    # As a uid, and as a code.
+    ("uid", "queries"),
+    [
+        ("unknown1", 2),
+        ("unknown-code", 1),
+        ("no uid at all!?-!", 1),
+        ("_no uid, no code", 0),
+        ("", 0),
+    ],
+)
 def test_an_unknown_uid_touches_neither_session_nor_user(
-    browser, uid: str, django_assert_max_num_queries
+    browser, uid: str, queries: int, django_assert_max_num_queries
 ) -> None:
-    with django_assert_max_num_queries(1 if uid == "unknown1" else 0):
+    with django_assert_max_num_queries(queries):
         answer = browser.get(f"/?affiliate_id={uid.replace(' ', '+')}")
 
     assert answer.status == 302

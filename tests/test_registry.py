@@ -676,12 +676,12 @@ def test_of_is_the_name_of_a_trigger() -> None:
 def test_a_receiver_that_counts_decides_nothing() -> None:
     [told] = mistakes(("Order", *ORDER), ("Paid", POST_SAVE, CREATED, Order, {"of": "Order"}))
     assert told.endswith(
-        "'of' has no effect here; this receiver uses only instance, visitor, user, reference, "
-        "amount, currency"
+        "'of' has no effect here; this receiver uses only instance, visitor, user, code, "
+        "reference, amount, currency"
     )
 
 
-@pytest.mark.parametrize("key", ["visitor", "user", "amount", "currency"])
+@pytest.mark.parametrize("key", ["visitor", "user", "code", "amount", "currency"])
 def test_what_was_known_when_it_was_counted_is_not_said_again(key: str) -> None:
     [told] = mistakes(("Order", *ORDER), (*PAID, {"of": "Order", key: "pk"}))
     effect = "has no effect here; this receiver uses only instance, reference, of"

@@ -25,8 +25,8 @@ from affiliations.models import (
     Partner,
     Visitor,
 )
+from affiliations.reports import columns, rollups
 from affiliations.reports import queries as reports
-from affiliations.reports import rollups
 from affiliations.reports.numbers import Dimension, Numbers, Others, ReportResult
 from affiliations.triggers import complete_trigger
 from tests.arrivals import commit
@@ -848,3 +848,46 @@ def test_clicks_that_are_rolled_up_while_the_first_groups_are_found_count_once(
     found = reports.report(MARCH, dimension=Dimension.SUB1, limit=1)
     assert {key[1]: row.clicks for key, row in found.rows.items()} == {"a": 2, Others(1): 1}
     assert calls == [0]
+
+
+# Codes
+
+
+def test_a_referral_by_code_counts_no_click_and_its_order_changes_no_rate() -> None:
+    partner = PartnerFactory()
+    clicked = click(partner, at(3))
+    click(partner, at(3))
+    click(partner, at(3), source="api")
+    convert(partner, at(4), "10.00", visitor=clicked, order="100 EUR")
+    for status, payout in [("approved", "7.00"), ("pending", "3.00"), ("rejected", "1.00")]:
+        by_code = VisitorFactory(partner=partner, referred_on=at(5), source="code", sub1="x")
+        row = convert(partner, at(5), payout, visitor=by_code, status=status, order="50 EUR")
+        Conversion.objects.filter(pk=row.pk).update(has_click=False)
+    for is_rolled_up in (False, True):
+        if is_rolled_up:
+            for _ in range(2):
+                list(rollups.count(margin=timedelta(0)))
+        total = reports.report(MARCH).total
+        assert (total.clicks, total.conversions, total.rejected) == (3, 3, 1)
+        assert total.payouts == {"EUR": Decimal("17.00")}
+        assert total.revenue == {"EUR": Decimal("200.00")}
+        assert (total.rate, total.per_click) == (Decimal(1) / 3, {"EUR": Decimal(10) / 3})
+        by_partner = reports.by_partner([partner], MARCH)[partner.pk]
+        assert (by_partner.clicks, by_partner.last_click) == (3, at(3))
+        assert reports.arrivals(MARCH).counted == 3
+        shown = {column.name: column.value(total) for column in columns.report_columns(total)}
+        assert shown["rate"] == Decimal("33.33")
+        assert Decimal("3.33") in [round(value, 2) for value in shown.values() if value]
+
+
+def test_an_adjustment_of_an_order_by_code_changes_no_rate() -> None:
+    partner = PartnerFactory()
+    click(partner, at(3))
+    by_code = VisitorFactory(partner=partner, referred_on=at(5), source="code")
+    row = convert(partner, at(5), "7.00", visitor=by_code)
+    Conversion.objects.filter(pk=row.pk).update(has_click=False)
+    row.refresh_from_db()
+    adjustments.adjust(row, payout=Decimal("-2.00"), reason="refund")
+    total = reports.report(MARCH).total
+    assert total.payouts == {"EUR": Decimal("5.00")}
+    assert total.per_click == {"EUR": Decimal("0.00")}

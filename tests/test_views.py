@@ -43,7 +43,7 @@ from tests.factories import (
 from tests.settings import MANY_ROWS
 
 pytestmark = pytest.mark.django_db
-QUERIES = 16
+QUERIES = 17
 LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 NOW = datetime.now(timezone.utc)

@@ -185,9 +185,9 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
     )
     actions = ["approve_selected", "reject_selected"]
     csv_columns = ["id", "trigger", "partner", "partner_uid", "visitor_id", "click_id", *SUB_IDS,
-                   "user_display", "reference", "current_amount", "currency", "current_payout",
-                   "payout_change", "payout_currency", "settlement", "status", "reason_display",
-                   "created_on", "decided_on", "decider", "is_test"]  # fmt: skip
+                   "user_display", "reference", "code", "current_amount", "currency",
+                   "current_payout", "payout_change", "payout_currency", "settlement", "status",
+                   "reason_display", "created_on", "decided_on", "decider", "is_test"]  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversion]:
         rows: Any = super().get_queryset(request)
@@ -201,7 +201,8 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
         """Show why a conversion needed review, whatever has been decided since."""
         reviewed = ["review_display"] if obj and obj.review_reason else []
         credited = [("credited_by_display", "credit_reason")] if obj and obj.credit_reason else []
-        return [*self.fields, *reviewed, *credited]
+        by_code = [("code", "instead_of")] if obj and obj.code else []
+        return [*self.fields, *by_code, *reviewed, *credited]
 
     def describe(self, row: Conversion) -> str:
         payout = "" if row.current_payout is None else self.payout_display(row)

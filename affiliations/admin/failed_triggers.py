@@ -52,9 +52,9 @@ class FailedTriggerAdmin(UserColumnsMixin, RowActionsMixin, ExactSearch, FactAdm
     search_fields = ["reference"]
     search_help_text = _("Reference.")
     csv_columns = ["id", "kind", "trigger", "reference", "partner", "visitor_id", "user_display",
-                   "amount", "currency", "tries", "error", "created_on"]  # fmt: skip
+                   "codes", "amount", "currency", "tries", "error", "created_on"]  # fmt: skip
     fields = ["state", "kind", "trigger", "reference", "partner", "visitor_link", "user_link",
-              "stated_amount", "error", "tries", "created_on", "due_on"]  # fmt: skip
+              "codes", "stated_amount", "error", "tries", "created_on", "due_on"]  # fmt: skip
     readonly_fields = ["state", "partner", "visitor_link", "user_link", "stated_amount"]
     row_actions = {"try_again": _TRY_AGAIN}
     object_views = ["try_again"]

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from affiliations import privacy
 from affiliations.admin.base import may_view
+from affiliations.admin.codes import code_facts
 from affiliations.admin.pages import ObjectViewsMixin, ReasonForm, object_view
 from affiliations.admin.report_form import DayField
 from affiliations.admin.subscription_warnings import INACTIVE
@@ -82,7 +83,8 @@ class PartnerPages(ObjectViewsMixin):
                 (label_for_field(name, Partner), getattr(row, name))
                 for name in ("uid", "group", "email", "notes")
                 if getattr(row, name)
-            ],
+            ]
+            + code_facts(request, row),
             "site_page": get_script_prefix(),
             "lists": [
                 (
@@ -207,7 +209,7 @@ class PartnerPages(ObjectViewsMixin):
             period = form.period
             if request.method == "POST":
                 return self._remove_clicks(request, partner, period)
-            clicks = partner.visitors.filter(is_test=False, **period.within("referred_on")).count()
+            clicks = partner.visitors.clicks().filter(**period.within("referred_on")).count()
             count = privacy.unconverted(partner, period).count()
             context |= {
                 "count": count,

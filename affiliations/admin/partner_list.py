@@ -193,8 +193,8 @@ class PartnerList(ObjectViewsMixin, CSVListAdmin):
         *(_numbers_column(one) for one in columns.REPORT_COLUMNS if one.name not in _UNLISTED),
     ]
     list_filter = ["active", GroupFilter, PeriodFilter]
-    search_fields = ["name", "uid", "email"]
-    search_help_text = _("Part of the name or of the e-mail, or the uid.")
+    search_fields = ["name", "uid", "email", "codes__code"]
+    search_help_text = _("Part of the name, of the e-mail or of a code, or the uid.")
     ordering = ["name"]
     list_per_page = 50
 

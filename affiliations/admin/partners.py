@@ -23,6 +23,7 @@ from django.utils.translation import gettext_lazy as _
 
 from affiliations.admin.base import may_view
 from affiliations.admin.changes import ChangesMixin
+from affiliations.admin.codes import CodeInline
 from affiliations.admin.filtered_clicks import arrival_rows
 from affiliations.admin.filters import RECENT_DAYS, carried_period, period_of, report_parameters
 from affiliations.admin.manual import CreditPage
@@ -63,7 +64,7 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
     form = PartnerForm
     # Not a select, which would list all users, nor an autocomplete, which needs an Admin of them.
     raw_id_fields = ["users"]
-    inlines = [SubscriptionInline]
+    inlines = [SubscriptionInline, CodeInline]
     object_views = ["test_link", "settle", "credit", "secret", "page_link", "remove_clicks",
                     "stop_for_fraud", "reactivate"]  # fmt: skip
 

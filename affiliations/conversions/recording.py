@@ -53,6 +53,8 @@ def record(
     currency: str = "",
     manual: bool = False,
     in_period: bool = False,
+    code: str = "",
+    instead_of: Visitor | None = None,
     by: User | None = None,
     reason: str = "",
     read_amount: Callable[[], tuple[object, str, object]] | None = None,
@@ -76,6 +78,8 @@ def record(
             and the reference of a rejected conversion can be used again.
         in_period: Whether an earning period of the visitor runs, as ``earning.find()`` says. If so,
             a closed or expired visitor is credited as well.
+        code: The partner's code on the order, if it decides who is credited.
+        instead_of: The visitor who would be credited without the code.
         by: The member of staff who records it.
         reason: Why; cut to 255 characters.
         read_amount: Returns the amount, the currency and the object as they are stored. It is
@@ -99,6 +103,9 @@ def record(
         dedupe_key=_dedupe_key(subscriptions[0], visitor, reference),
         reference_key=reference_key(reference, is_test=visitor.is_test),
         is_test=visitor.is_test,
+        code=code,
+        instead_of=instead_of,
+        has_click=not visitor.is_by_code,
         credited_by=by,
         credited_by_name=account_name(by),
         credit_reason=reason[:255],

@@ -34,9 +34,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="conversion",
+            name="has_click",
+            field=models.BooleanField(db_default=True, default=True, editable=False),
+        ),
+        migrations.AddField(
+            model_name="conversion",
             name="instead_of",
             field=models.ForeignKey(
                 blank=True,
+                db_constraint=False,
                 editable=False,
                 help_text="The visitor who would have been credited without the code.",
                 null=True,
@@ -167,6 +173,7 @@ class Migration(migrations.Migration):
                     "payout_type",
                     "payout",
                     "amount",
+                    "has_click",
                 ],
                 name="affiliations_conv_report",
             ),

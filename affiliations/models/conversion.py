@@ -92,16 +92,20 @@ class Conversion(HasReason, SubIds):
     code = models.CharField(
         _("code"), max_length=40, blank=True, default="", db_default="", editable=False
     )
+    # Without a constraint, which would lock two visitors, in any order.
     instead_of = models.ForeignKey(
         Visitor,
         on_delete=models.SET_NULL,
         null=True,
         blank=True,
+        db_constraint=False,
         editable=False,
         related_name="lost_to_codes",
         verbose_name=_("credited instead of"),
         help_text=_("The visitor who would have been credited without the code."),
     )
+    # Whether its visitor is a click. A copy, so that reports need not join visitors.
+    has_click = models.BooleanField(default=True, db_default=True, editable=False)
     dedupe_key = models.CharField(_("dedupe key"), max_length=80)
     # NULL without a reference: of several empty texts, all but the first would be duplicates.
     reference_key = models.CharField(  # noqa: DJ001 -- see above
@@ -249,6 +253,7 @@ class Conversion(HasReason, SubIds):
                     "payout_type",
                     "payout",
                     "amount",
+                    "has_click",
                 ],
                 name="affiliations_conv_report",
             ),

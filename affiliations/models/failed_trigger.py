@@ -101,6 +101,7 @@ class FailedTrigger(models.Model):
             "reference": self.reference and f"“{self.reference}”",
             "visitor": visitor and f"{visitor} of partner “{visitor.partner.uid}”",
             "user": self.user_id,
+            "code": self.codes,
             "amount": self.stated_amount,
         }
         facts = [f"{name} {value}" for name, value in known.items() if value not in (None, "")]

@@ -12,6 +12,7 @@ from django.db.models.functions import Lower
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from affiliations import links
 from affiliations.models.partner import Partner
 
 MAX_CODE = 40
@@ -25,9 +26,10 @@ _WHOLE_CODE = re.compile(_CODE)
 _CODE_IN_LINK = re.compile(rb"(%s)[^A-Za-z0-9\0]*" % _CODE.encode())
 
 
-def as_code(text: str) -> str:
-    """Return a text without blanks around it if it can be a code; otherwise an empty text."""
-    text = text.strip()
+def as_code(value: object) -> str:
+    """Return a text or number, without blanks around it, if it can be a code; otherwise ``""``."""
+    is_number = isinstance(value, int) and 0 <= value < 10**MAX_CODE
+    text = str(value).strip() if is_number or isinstance(value, str) else ""
     return text if _WHOLE_CODE.fullmatch(text) else ""
 
 
@@ -99,6 +101,15 @@ class PartnerCode(models.Model):
 
     def __str__(self) -> str:
         return self.code
+
+    def link(self, url: str = "/") -> str:
+        """
+        Return a path or URL of this site as a readable link of the partner.
+
+        >>> PartnerCode(code="steepnotes").link("/teas/")
+        '/teas/?affiliate_id=steepnotes'
+        """
+        return links.tracking_link(url, self.code)
 
     def clean(self) -> None:
         super().clean()

@@ -55,6 +55,10 @@ class VisitorQuerySet(models.QuerySet["Visitor"]):
             site_window &= Q(referred_on__gt=now - window)
         return self.filter(partner_window | site_window, closed_on=None, partner__active=True)
 
+    def clicks(self) -> VisitorQuerySet:
+        """Keep those that reports count as clicks; see ``Visitor.is_click``."""
+        return self.filter(is_test=False).exclude(source=Visitor.Source.CODE)
+
     def converted(self, trigger: str) -> VisitorQuerySet:
         """
         Keep those with a conversion of a trigger that is not rejected.
@@ -93,6 +97,8 @@ class SubIds(models.Model):
 class Visitor(SubIds):
     """
     A click on a partner's link that was counted. Each further click is a further visitor.
+
+    ``source`` says if there was no click: ``refer()`` was called, or an order had a code.
 
     ``successful_on`` is the time of the first conversion. Once ``closed_on`` is set, no conversion
     can be credited any more. The ``entry_point`` of rows of 0.12 is a path, not a URL.
@@ -238,10 +244,24 @@ class Visitor(SubIds):
             return Reason.STOPPED
         if self.closed_on is not None:
             return Reason.REFERRAL_CLOSED
-        window = self.partner.attribution_window
-        if window is not None and now - self.referred_on >= window:
+        if not self.is_in_window(now):
             return Reason.WINDOW_EXPIRED
         return None if self.partner.active else Reason.PARTNER_INACTIVE
+
+    @property
+    def is_click(self) -> bool:
+        """Whether reports count it as a click."""
+        return not (self.is_test or self.is_by_code)
+
+    @property
+    def is_by_code(self) -> bool:
+        """Whether it was made for an order with a partner's code, without a click."""
+        return self.source == self.Source.CODE
+
+    def is_in_window(self, now: datetime) -> bool:
+        """Return whether the attribution window runs."""
+        window = self.partner.attribution_window
+        return window is None or now - self.referred_on < window
 
     @property
     def is_open(self) -> bool:

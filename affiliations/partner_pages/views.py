@@ -118,6 +118,10 @@ def page(request: HttpRequest, partner: Partner) -> HttpResponseBase:
         "link": partner.link(request.build_absolute_uri(get_script_prefix())),
         "link_form": link_form,
         "built_link": link_form.is_sent and link_form.is_valid() and link_form.link(partner),
+        "code_links": [
+            code.link(request.build_absolute_uri(get_script_prefix()))
+            for code in partner.codes.filter(active=True).order_by("code")
+        ],
         "click_id_key": settings.click_id_key,
         "sub_id_keys": settings.sub_id_keys,
         "days": days,

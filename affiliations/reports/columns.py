@@ -107,7 +107,7 @@ REPORT_COLUMNS = [
     Column(
         "rate",
         _("CR, %"),
-        lambda numbers: _quotient(100 * numbers.conversions, numbers.clicks, _PERCENT),
+        lambda numbers: _quotient(100 * numbers.clicked_conversions, numbers.clicks, _PERCENT),
         partial(as_number, places=2),
     ),
     Column(
@@ -142,7 +142,7 @@ REPORT_COLUMNS = [
         "per_click",
         _("EPC"),
         lambda numbers, currency: _quotient(
-            numbers.payouts.get(currency, 0), numbers.clicks, _PER_CLICK
+            numbers.clicked_payouts.get(currency, 0), numbers.clicks, _PER_CLICK
         ),
         _small_figure,
         currencies=_of_payouts,

@@ -82,6 +82,10 @@ class Numbers:
     orders: dict[str, int] = field(default_factory=dict)
     #: How many of these pay no percentage of the order value.
     flat_orders: int = 0
+    #: How many of the conversions, and which of the payouts, have no click: those of visitors who
+    #: came by a code on an order. The rates by click leave them out.
+    conversions_without_click: int = 0
+    payouts_without_click: dict[str, Decimal] = field(default_factory=dict)
     #: The partner's last click, whatever the period; set by ``by_partner()`` only.
     last_click: datetime | None = None
 
@@ -91,16 +95,30 @@ class Numbers:
         return self.pending + self.approved
 
     @property
+    def clicked_conversions(self) -> int:
+        """The conversions of visitors who came by a click."""
+        return self.conversions - self.conversions_without_click
+
+    @property
+    def clicked_payouts(self) -> dict[str, Decimal]:
+        """The payouts of the conversions of visitors who came by a click, by currency."""
+        without = self.payouts_without_click
+        return {
+            currency: payout - without.get(currency, 0) for currency, payout in self.payouts.items()
+        }
+
+    @property
     def rate(self) -> Decimal | None:
-        """Conversions divided by clicks (CR); ``None`` without a click."""
-        return Decimal(self.conversions) / self.clicks if self.clicks else None
+        """Conversions by a click, divided by clicks (CR); ``None`` without a click."""
+        return Decimal(self.clicked_conversions) / self.clicks if self.clicks else None
 
     @property
     def per_click(self) -> dict[str, Decimal]:
-        """Payouts divided by clicks (EPC), by currency; empty without a click."""
+        """Payouts by a click, divided by clicks (EPC), by currency; empty without a click."""
         if not self.clicks:
             return {}
-        return {currency: payout / self.clicks for currency, payout in self.payouts.items()}
+        payouts = self.clicked_payouts
+        return {currency: payout / self.clicks for currency, payout in payouts.items()}
 
     @property
     def average_order(self) -> dict[str, Decimal]:
@@ -115,6 +133,10 @@ class Numbers:
         setattr(self, sums.status, getattr(self, sums.status) + sums.conversions)
         if sums.status == Status.REJECTED:
             return
+        if not sums.has_click:
+            self.conversions_without_click += sums.conversions
+            if sums.status == Status.APPROVED:
+                _add(self.payouts_without_click, sums.currency, sums.payout)
         payouts = self.pending_payouts if sums.status == Status.PENDING else self.payouts
         _add(payouts, sums.currency, sums.payout)
         _add(self.revenue, sums.order_currency, sums.order_value)
@@ -126,6 +148,7 @@ class Numbers:
 class Sums(NamedTuple):
     """What the database has added up: of conversions, or of their adjustments."""
 
+    has_click: bool
     status: str
     #: The currency of the payouts.
     currency: str

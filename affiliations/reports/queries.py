@@ -192,7 +192,7 @@ def top_partners(period: Period, count: int) -> dict[int, Numbers]:
 
 def last_clicks(keys: Iterable[int] | QuerySet[Any]) -> dict[int, datetime | None]:
     """Return the last click of each of these partners, by primary key, in one query."""
-    visitors = Visitor.objects.filter(partner=OuterRef("pk"), is_test=False)
+    visitors = Visitor.objects.clicks().filter(partner=OuterRef("pk"))
     last = Subquery(visitors.order_by("-referred_on").values("referred_on")[:1])
     rows = Partner.objects.filter(pk__in=keys).order_by()
     return dict(rows.annotate(last_click=last).values_list("pk", "last_click"))
@@ -301,7 +301,7 @@ class ReportQuery:
         rows = self._of_conversions(Conversion.objects.filter(is_test=False))
         return self._sums(
             rows,
-            ["status", "payout_currency", "currency"],
+            ["has_click", "status", "payout_currency", "currency"],
             payouts=Sum("payout"),
             order_values=Sum("amount"),
             count=Count("*"),
@@ -316,7 +316,7 @@ class ReportQuery:
         ).exclude(conversion__status=Status.REJECTED)
         return self._sums(
             rows,
-            ["conversion__status", "currency", "conversion__currency"],
+            ["conversion__has_click", "conversion__status", "currency", "conversion__currency"],
             payouts=Sum("payout"),
             order_values=Sum("amount", filter=Q(conversion__amount__isnull=False)),
         )
@@ -370,8 +370,8 @@ class ReportQuery:
         """Return the visitors and the daily totals, and the expressions that count them."""
         sub_id = self.sub_id[0] if self.sub_id else dimension
         number = LABEL_NUMBERS[sub_id] if sub_id and sub_id.is_of_visitor else 0
-        visitors = Visitor.objects.filter(
-            **self.period.within("referred_on"), pk__gt=counted, is_test=False
+        visitors = Visitor.objects.clicks().filter(
+            **self.period.within("referred_on"), pk__gt=counted
         )
         daily = DailyClicks.objects.filter(
             day__range=(self.period.first, self.period.last), sub_id=number

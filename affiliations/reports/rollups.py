@@ -239,7 +239,7 @@ def _last_of(state: RollupState, batch: int) -> int:
 
 def _count_keys(counted: int, last: int) -> None:
     visitors = Visitor.objects.using(db.write_alias())
-    rows = visitors.filter(pk__gt=counted, pk__lte=last, is_test=False)
+    rows = visitors.clicks().filter(pk__gt=counted, pk__lte=last)
     ends = rows.aggregate(first=Min("referred_on"), last=Max("referred_on"))
     if ends["first"] is None:
         return
@@ -266,7 +266,7 @@ def _count_by_key(visitors: Iterable[Visitor]) -> Counter[_TotalKey]:
     """Count visitors by each key of the totals that they belong to."""
     counts: Counter[_TotalKey] = Counter()
     for visitor in visitors:
-        if not visitor.is_test:
+        if visitor.is_click:
             partner, day = visitor.partner_id, day_of(visitor.referred_on)
             counts[_TotalKey(partner, day, 0, "")] += 1
             for name, number in LABEL_NUMBERS.items():

@@ -29,6 +29,7 @@ from affiliations.models import (
     FilteredClicks,
     FollowedTestLink,
     Partner,
+    PartnerCode,
     RecentFilteredClick,
     Visitor,
 )
@@ -174,7 +175,7 @@ class Click:
     def partner(self) -> Partner | None:
         if (signed := self._signed_uid) is not None:
             return Partner.objects.by_uid(signed.uid.encode())
-        return Partner.objects.by_uid(*[uid.value for uid in self.link.uids])
+        return PartnerCode.objects.find_partner(*[uid.value for uid in self.link.uids])
 
     def refusal(self, partner: Partner | None) -> Reason | None:
         """Return why the click cannot be registered; ``None`` if it can."""
@@ -234,9 +235,12 @@ class Click:
     def _is_quoted_printable(self) -> bool:
         """Tell whether the uid is that of a partner only if the link is in quoted-printable."""
         whose = self.partner.uid.encode() if self.partner else b""
-        return next(
-            uid.is_quoted_printable for uid in self.link.uids if uid.value.startswith(whose)
-        )
+        uids = self.link.uids
+        by_uid = [uid.is_quoted_printable for uid in uids if uid.value.startswith(whose)]
+        if by_uid:
+            return by_uid[0]
+        plain = [uid.value for uid in uids if not uid.is_quoted_printable]
+        return len(plain) < len(uids) and (PartnerCode.objects.find_partner(*plain) != self.partner)
 
     def _is_navigation(self) -> bool:
         """Tell whether a page is opened; without Sec-Fetch headers it may be."""

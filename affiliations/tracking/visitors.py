@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from asgiref.sync import sync_to_async
@@ -41,6 +42,8 @@ T = TypeVar("T")
 
 #: The places where a browser remembers a visitor. The session comes first.
 _STORES = (sessions, cookies)
+#: The number of a buyer's latest visitors among which that of a code is looked for.
+_LATEST = 50
 
 
 def register(
@@ -121,7 +124,7 @@ def current_visitor(request: HttpRequest) -> Visitor | None:
     request = binding.unwrapped(request)
     state = RequestState.ask(request)
     if state.is_visitor_unknown:
-        state.visitor = _first_open(_remembered_visitors(request))
+        state.visitor = _first_open(remembered_visitors(request))
     return cast("Visitor | None", state.visitor)
 
 
@@ -141,10 +144,24 @@ def find(visitor_id: int | None) -> Visitor | None:
     return None if visitor_id is None else _visitors().filter(pk=visitor_id).first()
 
 
+def remembered_visitors(request: HttpRequest) -> list[Visitor]:
+    """Return the visitors of the session and the cookie; forget what is no visitor's, or gone."""
+    RequestState.ask_if_cacheable(request)
+    held = {store: store.remembered(request) for store in _STORES}
+    # Not "in": SQLite fails for a number that is too large for a key.
+    wanted = Q(*{("pk", row[0]) for row in held.values() if row is not None}, _connector=Q.OR)
+    rows = _visitors().filter(wanted) if wanted else ()
+    found = {(visitor.pk, visitor.fingerprint): visitor for visitor in rows}
+    for store, row in held.items():
+        if row not in found:
+            store.forget(request)
+    return [found[row] for row in dict.fromkeys(held.values()) if row in found]
+
+
 def remembered_visitor(request: HttpRequest) -> Visitor | None:
     """Return the open visitor that the browser remembers; if none is open, the first."""
-    remembered_visitors = _remembered_visitors(request)
-    return _first_open(remembered_visitors) or next(iter(remembered_visitors), None)
+    found = remembered_visitors(request)
+    return _first_open(found) or next(iter(found), None)
 
 
 def visitor_of_user(user: User) -> Visitor | None:
@@ -181,9 +198,53 @@ def credited_visitor(request: HttpRequest | None, buyer: User | None) -> Visitor
     return earlier if settings.first_click_wins and is_same_kind else later
 
 
+def referral_by_code(
+    partner: Partner,
+    known: Iterable[Visitor],
+    buyer: User | None,
+    *,
+    previous: Visitor | None,
+    now: datetime,
+) -> Visitor:
+    """
+    Return the referral of a partner whose code is on an order, inside the window, open or not.
+
+    It is one of those that are known, or of the buyer. Otherwise it is a new one, unsaved, which no
+    browser remembers. Of two that are made for one buyer at once, only one can be saved.
+
+    Args:
+        partner: The partner.
+        known: The stated visitor, or those of the buyer's browser. A test comes before all others.
+        buyer: The buyer; ``None`` for a guest's order.
+        previous: The open referral of another partner, for a new one.
+        now: The time of the order.
+    """
+    of_buyer: list[Visitor] = []
+    if buyer is not None:
+        rows = _visitors().filter(partner=partner, user=buyer, is_test=False)
+        of_buyer += rows.order_by("-pk")[:_LATEST]
+    latest = of_buyer[0].pk if of_buyer else 0
+    if settings.first_click_wins:
+        of_buyer.reverse()
+    found = [row for row in known if row.partner_id == partner.pk] + of_buyer
+    found = [row for row in found if row.is_in_window(now)]
+    if found:
+        return min(found, key=lambda row: (not row.is_test, row.closed_on is not None))
+    # The latest one is in the key, since the buyer may come again after the window.
+    key = None if buyer is None else f"{partner.pk} {buyer.pk} {latest}"
+    return Visitor(
+        partner=partner,
+        user=buyer,
+        referred_on=now,
+        source=Visitor.Source.CODE,
+        code_key=key and sha256(key.encode()).hexdigest()[:32],
+        previous=previous,
+    )
+
+
 def real_referral(request: HttpRequest | None, user: User | None = None) -> Visitor | None:
     """Return an open referral of the browser or of its user that is no test."""
-    remembered = () if request is None else _remembered_visitors(request)
+    remembered = () if request is None else remembered_visitors(request)
     found = [visitor for visitor in remembered if visitor.is_open]
     user = (user or request_user(request)) if settings.attribute_by_user else None
     if user is not None and (of_user := visitor_of_user(user)) is not None:
@@ -362,20 +423,6 @@ def _visitors() -> VisitorQuerySet:
     The browser follows the redirect at once, when a replica may not have the row yet.
     """
     return Visitor.objects.using(db.write_alias()).select_related("partner")
-
-
-def _remembered_visitors(request: HttpRequest) -> list[Visitor]:
-    """Return the visitors of the session and the cookie; forget what is no visitor's, or gone."""
-    RequestState.ask_if_cacheable(request)
-    held = {store: store.remembered(request) for store in _STORES}
-    # Not "in": SQLite fails for a number that is too large for a key.
-    wanted = Q(*{("pk", row[0]) for row in held.values() if row is not None}, _connector=Q.OR)
-    rows = _visitors().filter(wanted) if wanted else ()
-    found = {(visitor.pk, visitor.fingerprint): visitor for visitor in rows}
-    for store, row in held.items():
-        if row not in found:
-            store.forget(request)
-    return [found[row] for row in dict.fromkeys(held.values()) if row in found]
 
 
 def _first_open(visitors: Iterable[Visitor]) -> Visitor | None:
