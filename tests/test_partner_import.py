@@ -431,18 +431,17 @@ def test_a_new_uid_is_no_code_and_no_uid(
     assert random_uid("C") == "freeuid1"
 
 
-def test_the_number_of_queries_does_not_depend_on_the_lines(run: Callable[..., str]) -> None:
+def test_rows_are_read_at_once_and_written_in_batches(run: Callable[..., str]) -> None:
     def queries(count: int, **options: Any) -> int:
         lines = "".join(f"P {number},code-{number},G{len(options)}\n" for number in range(count))
         with CaptureQueriesContext(connection) as captured:
             run(f"name,code,group\n{lines}", **options)
         return len(captured)
 
-    few = queries(2)
-    Partner.objects.all().delete()
-    assert queries(400) <= few + 8
+    # How many rows a batch has depends on the database, and on SQLite on the version of Django.
+    assert queries(400) < 40
     assert queries(400, dry_run=True, update=True) == 2
-    assert queries(400, update=True) <= few + 8
+    assert queries(400, update=True) < 40
 
 
 @pytest.mark.server
