@@ -121,7 +121,11 @@ class TestWhatItReturns:
         _, conversion = paying(returned, approval="automatic")
         assert paid(conversion) == ("custom", Decimal(amount), currency)
         assert (conversion.status, conversion.payout_value) == (APPROVED, None)
-        assert not str(conversion.payout).startswith("-")
+
+    def test_has_no_minus_before_a_zero_in_a_callback(self) -> None:
+        url = "https://partner.example/cb?v={visitor_id}&p={payout}"
+        paying(Decimal("-0.0"), callback_url=url)
+        assert Callback.objects.get().url.endswith("&p=0.00")
 
     @pytest.mark.parametrize("rule", [NONE, FIXED, PERCENT])
     def test_if_it_is_nothing_is_left_to_the_subscription(self, rule: Any) -> None:
