@@ -43,7 +43,13 @@ from affiliations.tracking import arefer, refer
 from affiliations.triggers import complete_trigger
 from tests.arrivals import KEY, Wrapped, commit, held
 from tests.browsers import FIREFOX, HANDLERS, Browser
-from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
+from tests.factories import (
+    PartnerCodeFactory,
+    PartnerFactory,
+    SubscriptionFactory,
+    UserFactory,
+    VisitorFactory,
+)
 from tests.test_consent import WAITING, aagree, agree
 from tests.test_deal_links import signed_before
 from tests.test_visitors import awhose, request_with, whose
@@ -209,6 +215,35 @@ def test_all_that_is_stated_is_kept(state, partner) -> None:
     assert {name: getattr(visitor, name) for name in subs} == subs
     assert visitor.referrer == "https://chat.example/share/1"
     assert visitor.entry_point == "https://shop.example/teas/?a=1"
+
+
+@pytest.mark.parametrize("given", ["SteepNotes", " steepnotes ", "STEEPNOTES."])
+def test_a_code_makes_a_visitor_too(browser, partner, given: str) -> None:
+    PartnerCodeFactory(partner=partner, code="SteepNotes")
+
+    said = send(browser, partner_or_code=given, click_id="42")
+
+    visitor = Visitor.objects.get()
+    assert said == now_is(browser) == str(visitor.pk)
+    assert (visitor.partner, visitor.source, visitor.click_id) == (partner, "api", "42")
+    assert send(browser, partner_or_code=partner.uid, click_id="42") == said
+
+
+def test_a_code_that_is_inactive_or_of_an_inactive_partner_refers_nobody(state) -> None:
+    PartnerCodeFactory(code="over", active=False)
+    PartnerCodeFactory(code="asleep", partner=PartnerFactory(active=False))
+
+    assert state("over") is state("asleep") is None
+    assert filtered() == {"unknown_partner": 1, "partner_inactive": 1}
+
+
+def test_a_referral_after_an_order_with_a_code_is_a_click_of_its_own(partner) -> None:
+    by_code = VisitorFactory(partner=partner, user=UserFactory(), source="code")
+
+    visitor = refer(partner, user=by_code.user)
+
+    assert (visitor.source, visitor.previous) == ("api", by_code)
+    assert filtered() == {}
 
 
 @pytest.mark.parametrize("given", ["", b"", None])

@@ -31,7 +31,7 @@ class Dimension(TextChoices):
     #: The current group of the partner.
     GROUP = "group", _("group")
     TRIGGER = "trigger", _("trigger")
-    #: How the visitor came: a value of ``Visitor.source``.
+    #: The ``source`` of the visitor.
     SOURCE = "source", _("source")
     SUB1 = "sub1", _("sub id 1")
     SUB2 = "sub2", _("sub id 2")
@@ -82,8 +82,8 @@ class Numbers:
     orders: dict[str, int] = field(default_factory=dict)
     #: How many of these pay no percentage of the order value.
     flat_orders: int = 0
-    #: How many of the conversions, and which of the payouts, have no click: those of visitors who
-    #: came by a code on an order. The rates by click leave them out.
+    #: The conversions and the payouts of visitors who came by a code on an order, and so without a
+    #: click. The rates by click leave them out.
     conversions_without_click: int = 0
     payouts_without_click: dict[str, Decimal] = field(default_factory=dict)
     #: The partner's last click, whatever the period; set by ``by_partner()`` only.

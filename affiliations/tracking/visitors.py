@@ -434,6 +434,7 @@ def _is_duplicate(visitor: Visitor, partner: Partner, now: datetime, facts: dict
     window = settings.click_dedupe_window
     return (
         window is not None
+        and visitor.is_click
         and visitor.partner_id == partner.pk
         and now - visitor.referred_on < window
         and all(getattr(visitor, name) == facts.get(name, "") for name in CLICK_FIELDS)
