@@ -514,7 +514,8 @@ def test_the_preview_of_a_post_shows_its_body_at_once(browser: Browser, site: st
 
 def test_paper_has_nothing_to_click(browser: Browser, site: str) -> None:
     shown = furnish()
-    printed = {"settlement-settle", "settlement-statement", "own-page", "own-page-statement"}
+    printed = {"settlement-settle", "settlement-statement", "own-page", "own-page-statement",
+               "own-page-link", "own-page-failing"}  # fmt: skip
     found = []
     with Window.open(browser) as window:
         window.log_in(site, "staff", PASSWORD)

@@ -51,6 +51,7 @@ class TestTheBuilder:
         ("page", "ids", "expected"),
         [
             ("/shoes/", {}, "http://testserver/shoes/?affiliate_id=moox6esi"),
+            ("http://testserver/a", {}, "http://testserver/a?affiliate_id=moox6esi"),
             ("", {"sub2": "a b&c"}, "http://testserver/?affiliate_id=moox6esi&sub2=a+b%26c"),
             (
                 " shoes/?x=1#new ",

@@ -92,6 +92,7 @@ def latest(partner: Partner) -> list[SimpleNamespace]:
     rows = (
         partner.callbacks.select_related("subscription")
         .only(
+            "partner",  # which Django 5.2 would read for each row
             "event",
             "status",
             "attempt_count",
