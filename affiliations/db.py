@@ -210,7 +210,7 @@ def is_true(name: str) -> Q:
     """
     Match rows whose flag is true, by the index of its column.
 
-    Django writes ``name=True`` as the bare column, for which SQLite and MariaDB use no index.
+    Before 6.1, Django writes ``name=True`` as the bare column, for which SQLite uses no index.
     """
     return Q(**{f"{name}__in": [True]})
 

@@ -27,6 +27,7 @@ from affiliations.conf import settings
 from affiliations.logs import one_line
 from affiliations.models import Conversion
 from affiliations.notices.news import LISTED, Decided, News
+from affiliations.partner_pages.deliveries import error_text
 from affiliations.partner_pages.serializers import conversion_row
 
 Status = Conversion.Status
@@ -111,6 +112,7 @@ def _partner(news: News) -> SimpleNamespace:
                 trigger=one_line(row.trigger),
                 since=row.failing_since,
                 failures=row.failure_count,
+                error=error_text(row.last_error, row.last_status_code),
                 is_suspended=row.is_suspended,
                 hours=int(SUSPEND_AFTER.total_seconds() // 3600),
             )

@@ -136,7 +136,7 @@ def _endpoint(row: Any) -> SimpleNamespace:
         failing_since=row.failing_since,
         suspended_on=row.callbacks_suspended_on,
         next_on=max(moments, default=None),
-        error=_words(row.last_error, row.last_status_code),
+        error=error_text(row.last_error, row.last_status_code),
         advice=_advice(row.last_error, row.last_status_code),
     )
 
@@ -158,12 +158,12 @@ def _callback(row: Callback) -> SimpleNamespace:
         status=waits_for or row.status,
         status_display=_STATES[waits_for] if waits_for else row.get_status_display(),
         next_on=row.next_attempt_on if is_scheduled else None,
-        error=_words(error, code),
+        error=error_text(error, code),
         advice=_advice(error, code),
     )
 
 
-def _words(error: str, status_code: int | None) -> str:
+def error_text(error: str, status_code: int | None) -> str:
     """Return an error as the Admin words it, with the status of the response; empty for none."""
     text = str(dict(Error.choices).get(error, ""))
     return f"{text} (HTTP {status_code})" if error and status_code else text
