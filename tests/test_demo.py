@@ -28,6 +28,7 @@ Order placed        1                            12.00    0.84  approved  pendin
 Order placed        2                            16.80    1.18  rejected  pending approved rejected
 Order placed        3                             9.50    0.67  pending   pending
 Order placed        4                            12.00    0.84  approved  pending approved
+Order placed        5                            11.20    0.78  pending   pending
 """
 
 MANAGE = Path(__file__).resolve().parent.parent / "dummy_project" / "manage.py"
@@ -157,7 +158,8 @@ def told(out: str) -> list[dict[str, str]]:
 def test_the_demo_plays_its_whole_story_and_ends_well(story: Story) -> None:
     assert story.code == 0, story.out + story.err
     assert "All steps had the expected results." in story.out
-    assert re.findall(r"^ +(\d)\. ", story.out, re.MULTILINE) == list("123456789")
+    steps = re.findall(r"^ +(\d+)\. ", story.out, re.MULTILINE)
+    assert " ".join(steps) == "1 2 3 4 5 6 7 8 9 10"
     assert story.err == ""
 
 
@@ -169,7 +171,7 @@ def test_the_partners_link_is_followed_through_two_redirects(story: Story) -> No
 
 
 def test_each_conversion_of_the_story_is_the_one_in_the_table(story: Story) -> None:
-    [visitor] = story.rows["visitor"]
+    clicked, by_code = story.rows["visitor"]
     assert [
         Line(
             row["trigger"],
@@ -186,12 +188,15 @@ def test_each_conversion_of_the_story_is_the_one_in_the_table(story: Story) -> N
         for row in story.rows["conversion"]
     ] == table()
     for row in story.rows["conversion"]:
-        assert row["visitor"] == visitor["pk"]
+        has_code = row["reference"] == "5"
+        assert row["visitor"] == (by_code if has_code else clicked)["pk"]
+        assert row["code"] == ("steepnotes" if has_code else "")
         assert row["currency"] == ("EUR" if row["amount"] else "")
         assert row["payout_currency"] == "EUR"
         assert bool(row["decided_on"]) == (row["status"] != "pending")
         assert row["reason"] == ("Order refunded" if row["status"] == "rejected" else "")
-    assert visitor["closed_on"] is None
+    assert [visitor["source"] for visitor in (clicked, by_code)] == ["link", "code"]
+    assert clicked["closed_on"] is None
 
 
 def test_the_frozen_rules_are_those_that_were_agreed(story: Story) -> None:
@@ -205,9 +210,11 @@ def test_the_frozen_rules_are_those_that_were_agreed(story: Story) -> None:
 
 
 def test_each_callback_url_of_the_story_says_what_the_table_says(story: Story) -> None:
-    [visitor] = story.rows["visitor"]
+    clicked, by_code = story.rows["visitor"]
+    assert by_code["click_id"] == ""
     callbacks = iter(story.rows["callback"])
     for line in table():
+        visitor = by_code if line.reference == "5" else clicked
         for event, status in zip(line.events, line.told, strict=True):
             callback = next(callbacks)
             assert callback["event"] == event
@@ -248,7 +255,7 @@ def test_the_click_id_is_the_one_that_the_partner_gave(story: Story) -> None:
 
 
 def test_each_order_keeps_the_visitor_and_what_became_of_it(story: Story) -> None:
-    [visitor] = story.rows["visitor"]
+    visitor, _ = story.rows["visitor"]
     assert [
         (row["pk"], row["affiliate_visitor"], bool(row["paid_on"]), bool(row["refunded_on"]))
         for row in sorted(story.rows["order"], key=lambda row: row["pk"])
@@ -257,6 +264,7 @@ def test_each_order_keeps_the_visitor_and_what_became_of_it(story: Story) -> Non
         (2, visitor["pk"], True, True),
         (3, visitor["pk"], False, False),
         (4, None, True, False),
+        (5, None, False, False),
     ]
     assert len(story.rows["newsletterreader"]) == 2
 
@@ -317,6 +325,7 @@ def test_the_demo_waits_until_it_is_ended_and_can_be_started_again_on_the_same_d
             table: connection.execute(count + table).fetchone()[0]
             for table in (
                 "affiliations_partner",
+                "affiliations_partnercode",
                 "affiliations_subscription",
                 "auth_user",
                 "store_product",
@@ -325,6 +334,7 @@ def test_the_demo_waits_until_it_is_ended_and_can_be_started_again_on_the_same_d
     connection.close()
     assert rows == {
         "affiliations_partner": 1,
+        "affiliations_partnercode": 1,
         "affiliations_subscription": 3,
         "auth_user": 1,
         "store_product": 6,

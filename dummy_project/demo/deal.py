@@ -9,12 +9,13 @@ from urllib.parse import urljoin
 from django.contrib.auth.models import User
 from django.core.management import call_command
 
-from affiliations.models import Partner, Subscription
+from affiliations.models import Partner, PartnerCode, Subscription
 from store.models import Product
 
 ADMIN_NAME = "admin"
 ADMIN_PASSWORD = "second-infusion"
 PARTNER_NAME = "Steep Notes"
+PARTNER_CODE = "steepnotes"
 
 # The partner's callback URL; the app fills in the placeholders and encodes the values.
 CALLBACK = (
@@ -68,7 +69,7 @@ def hire_admin() -> None:
 
 
 def agree_with_partner(partner_url: str) -> Partner:
-    """Return the active partner, whose subscriptions to each trigger call `partner_url`."""
+    """Return the active partner with a code, whose subscriptions call `partner_url`."""
     partner, _ = Partner.objects.get_or_create(name=PARTNER_NAME, defaults={"active": True})
     callback_url = {"callback_url": urljoin(partner_url, CALLBACK)}
     for trigger, terms in AGREED.items():
@@ -78,6 +79,7 @@ def agree_with_partner(partner_url: str) -> Partner:
             defaults=callback_url,  # The port may have changed; the terms stay.
             create_defaults=callback_url | terms,
         )
+    PartnerCode.objects.get_or_create(code=PARTNER_CODE, defaults={"partner": partner})
     if not partner.page_key:
         partner.replace_page_link()
     return partner

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 from affiliations.exceptions import Reason
-from affiliations.models import Callback, CallbackAttempt, Conversion, FilteredClicks
+from affiliations.models import Callback, CallbackAttempt, Conversion, FilteredClicks, Visitor
 from demo import deal
 from demo.browser import Browser, BrowserError
 from demo.sites import Site, SiteDown
@@ -65,6 +65,7 @@ class Story:
             self.get_money_back()
             self.order_and_not_pay()
             self.renew_an_order()
+            self.order_with_the_code()
             self.look_into_the_admin()
             self.look_at_the_partners_page()
         except (BrowserError, SiteDown, requests.RequestException) as error:
@@ -158,6 +159,14 @@ class Story:
             self._hear("Order placed", event, status, renewal, "12.00", payout="0.84")
         self._say("     No browser is known: the earning period of the customer is running.")
 
+    def order_with_the_code(self) -> None:
+        """Order with the partner's code in another browser, which followed no link."""
+        self._begin("Another reader follows no link, and orders with the partner's code.")
+        self.reader, self._click_id = Browser(self.patience), ""
+        fields = {"email": "friend@reader.example", "coupon": deal.PARTNER_CODE}
+        self._order("Smoked Lapsang", "11.20", payout="0.78", **fields)
+        self._say(f"     It is credited by the code {deal.PARTNER_CODE}. No click is counted.")
+
     def look_into_the_admin(self) -> None:
         """Log in as staff and find the conversions and the delivered callbacks."""
         self._begin("Staff look at the conversions and callbacks in the Admin.")
@@ -174,6 +183,9 @@ class Story:
         check(page.status == 200, f"The Admin's conversions answer {page.status}.")
         for callback in self._checked:
             check(callback["trigger"] in page.text, f"The Admin shows no “{callback['trigger']}”.")
+        by_code = Conversion.objects.filter(code=deal.PARTNER_CODE).latest("pk")
+        page = staff.open(f"{self.shop.url}admin/affiliations/conversion/{by_code.pk}/change/")
+        check(f"Code: {by_code.code}" in page.text, "The Admin shows no code of the conversion.")
         page = staff.open(f"{self.shop.url}admin/affiliations/callback/")
         check(page.status == 200, f"The Admin's callbacks answer {page.status}.")
         for conversion in Conversion.objects.order_by("pk"):
@@ -192,6 +204,8 @@ class Story:
         check(
             "Opened by an AI agent" in page.text, "The partner page hides the click of the agent."
         )
+        clicks = Visitor.objects.filter(source=Visitor.Source.LINK).count()
+        check(f"Counted {clicks} " in page.text, "The partner page counts other clicks.")
         self._say("     It shows the payouts of the partner. Customers are not shown.")
 
     def _let_an_agent_follow_it(self) -> None:
@@ -204,11 +218,11 @@ class Story:
         self._wait(filtered.exists, "The click of the AI agent was not filtered.")
         self._say("     An AI agent follows the same link. This click is filtered.")
 
-    def _order(self, tea: str, price: str, *, payout: str) -> str:
+    def _order(self, tea: str, price: str, *, payout: str, **fields: str) -> str:
         """Order a tea, check the callback, and return the order number."""
         self.reader.open(self.shop.url)
         self.reader.follow(tea)
-        page = self.reader.press("Order")
+        page = self.reader.press("Order", **fields)
         check("Waiting for payment" in page.text, f"The order failed. {self._complaints()}")
         order = page.text.partition("Order ")[2].split()[0]
         self._say(f"     {page.url}")
@@ -268,8 +282,9 @@ class Story:
         for name, value in wanted.items():
             actual = callback[name]
             check(actual == value, f"The callback has {name} “{actual}”, not “{value}”.")
-        visitors = {earlier["visitor_id"] for earlier in [*self._checked, callback]}
-        check(len(visitors) == 1, "The callbacks belong to different visitors.")
+        same = [each for each in self._checked if each["click_id"] == self._click_id]
+        visitors = {each["visitor_id"] for each in [*same, callback]}
+        check(len(visitors) == 1, "The callbacks of a click belong to different visitors.")
         self._checked.append(callback)
 
     def _new(self, event: str) -> list[dict[str, str]]:

@@ -120,7 +120,8 @@ AFFILIATE_TRIGGERS = [
     ),
     # The fifth item names the order's attributes for the conversion and the callback. Without the
     # visitor, an order that staff enter would be credited to their own referral. A renewal has no
-    # visitor: it is credited if the earning period of its user runs.
+    # visitor: it is credited if the earning period of its user runs. A coupon that is a partner's
+    # code credits that partner, without any click.
     (
         "Order placed",
         "django.db.models.signals.post_save",
@@ -132,6 +133,7 @@ AFFILIATE_TRIGGERS = [
             "reference": "pk",
             "amount": "total",
             "currency": "currency",
+            "code": "coupon",
         },
     ),
     # These approve or reject the conversion of the same order. The request does not matter: here it

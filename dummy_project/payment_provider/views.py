@@ -58,7 +58,7 @@ def refund(request: HttpRequest, payment_id: str) -> HttpResponse:
 def renew(request: HttpRequest, payment_id: str) -> HttpResponse:
     """Take the same amount once more, as every month, and notify the shop."""
     payment = _payment(payment_id)
-    if payment.made:
+    if payment.made and not payment.refunded:
         renewal = payment.renew()
         book[renewal.payment_id] = renewal
         renewal.notify_shop()

@@ -18,6 +18,12 @@ class SignUpForm(UserCreationForm):
 
 
 class EmailForm(forms.Form):
-    """Order a product, or the newsletter."""
+    """Order the newsletter."""
 
     email = forms.EmailField(widget=forms.EmailInput(attrs={"autocomplete": "email"}))
+
+
+class OrderForm(EmailForm):
+    """Order a product."""
+
+    coupon = forms.CharField(label="Coupon, if you have one", max_length=40, required=False)

@@ -52,6 +52,7 @@ class Order(models.Model):
     email = models.EmailField()
     total = models.DecimalField(max_digits=8, decimal_places=2)
     currency = models.CharField(max_length=3)
+    coupon = models.CharField(max_length=40, blank=True)
     # Affiliations: the visitor to whom the order is credited, whichever request saves it.
     affiliate_visitor = models.ForeignKey(
         "affiliations.Visitor",

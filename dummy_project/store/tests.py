@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from django.test import TestCase
 from django.urls import reverse
 
-from affiliations.models import Conversion, Partner, Subscription, Visitor
+from affiliations.models import Conversion, Partner, PartnerCode, Subscription, Visitor
 from affiliations.testing import record_callbacks, start_referral
 from store.models import NewsletterReader, Order, Product
 from store.payments import SIGNATURE_HEADER, checkout_url, sign
@@ -42,10 +42,10 @@ class ShopTestCase(TestCase):
             call_on_rejection=True,
         )
 
-    def place_order(self) -> Order:
+    def place_order(self, **fields: str) -> Order:
         """Order a tea with the test client."""
         url = self.product.get_absolute_url()
-        self.client.post(url, {"email": "reader@reader.example"})
+        self.client.post(url, {"email": "reader@reader.example", **fields})
         return Order.objects.latest("pk")
 
 
@@ -76,6 +76,27 @@ class OrderTests(ShopTestCase):
     def test_an_order_without_a_usable_email_is_refused(self) -> None:
         response = self.client.post(self.product.get_absolute_url(), {"email": "not-an-address"})
         self.assertContains(response, "Enter a valid email address.")
+        assert not Order.objects.exists()
+
+    def test_an_order_with_the_code_of_a_partner_is_credited_without_a_click(self) -> None:
+        PartnerCode.objects.create(partner=self.partner, code="steepnotes")
+        order = self.place_order(coupon=" SteepNotes ")
+        self.assertContains(self.client.get(order.get_absolute_url()), "SteepNotes")
+        conversion = Conversion.objects.get()
+        assert (conversion.reference, conversion.code) == (str(order.pk), "SteepNotes")
+        assert conversion.visitor.source == Visitor.Source.CODE
+        assert order.affiliate_visitor is None
+
+    def test_a_coupon_of_nobody_is_taken_and_credits_nobody(self) -> None:
+        assert self.place_order(coupon="spring ☂").coupon == "spring ☂"
+        assert not Conversion.objects.exists()
+
+    def test_a_coupon_that_is_too_long_or_no_text_is_refused(self) -> None:
+        for coupon in ("x" * 41, "a\0b"):
+            with self.subTest(coupon=coupon):
+                fields = {"email": "reader@reader.example", "coupon": coupon}
+                response = self.client.post(self.product.get_absolute_url(), fields)
+                self.assertContains(response, 'role="alert"')
         assert not Order.objects.exists()
 
     def test_my_orders_are_mine(self) -> None:

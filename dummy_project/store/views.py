@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 
 from affiliations.tracking import current_visitor
 from store import payments
-from store.forms import EmailForm, SignUpForm
+from store.forms import EmailForm, OrderForm, SignUpForm
 from store.models import NewsletterReader, Order, Product
 
 
@@ -27,7 +27,7 @@ def product_list(request: HttpRequest) -> HttpResponse:
 def product_page(request: HttpRequest, slug: str) -> HttpResponse:
     """Show one tea and take an order for it."""
     product = get_object_or_404(Product, slug=slug)
-    form = _email_form(request)
+    form = _email_form(request, OrderForm)
     if form.is_valid():
         order = Order.objects.create(
             user=request.user if request.user.is_authenticated else None,
@@ -35,6 +35,7 @@ def product_page(request: HttpRequest, slug: str) -> HttpResponse:
             email=form.cleaned_data["email"],
             total=product.price,
             currency=product.currency,
+            coupon=form.cleaned_data["coupon"],
             # Affiliations: the visitor to credit, now and when the payment arrives.
             affiliate_visitor=current_visitor(request),
         )
@@ -111,7 +112,7 @@ def payment_webhook(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"order": order.pk, "news": news})
 
 
-def _email_form(request: HttpRequest) -> EmailForm:
-    """Return the form for an e-mail address, filled with that of the logged-in user."""
+def _email_form(request: HttpRequest, form: type[EmailForm] = EmailForm) -> EmailForm:
+    """Return a form for an e-mail address, filled with that of the logged-in user."""
     known = request.user.email if request.user.is_authenticated else ""
-    return EmailForm(request.POST or None, initial={"email": known})
+    return form(request.POST or None, initial={"email": known})

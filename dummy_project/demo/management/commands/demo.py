@@ -34,8 +34,9 @@ Try this:
   3. Watch the partner receive a callback each time, here or at {partner}desk/
   4. Refund the payment at {payments} and the partner receives a rejection.
   5. Renew the order of a signed-up customer at {payments} and the partner earns again.
-  6. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
-  7. Open the "Partner page" above to see what the partner sees.
+  6. Order with the coupon {code} in a private window: the partner earns without a click.
+  7. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
+  8. Open the "Partner page" above to see what the partner sees.
 
 {database}
 The sites write their logs to {logs}
@@ -129,6 +130,7 @@ class Command(BaseCommand):
             payments=provider.url,
             name=deal.ADMIN_NAME,
             password=deal.ADMIN_PASSWORD,
+            code=deal.PARTNER_CODE,
             page=deal.page_of_partner(shop.url),
             database=f"The shop's database is {connection.settings_dict['NAME']}",
             logs=folder,
