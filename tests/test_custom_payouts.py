@@ -518,6 +518,11 @@ class TestInTheAdmin:
         with pytest.raises(ValidationError):
             adjustments.fill_in(conversion, Decimal(-1), "EUR")
 
+    def test_a_payout_is_not_asked_for_once_the_conversion_is_rejected(self) -> None:
+        _, conversion = paying("nonsense")
+        assert decisions.decide(conversion, "rejected")
+        assert not conversion.needs_payout
+
     def test_many_are_not_approved_without_their_payout(self, staff: Client) -> None:
         _, conversion = paying("nonsense")
         page = staff.post(
