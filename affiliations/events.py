@@ -381,8 +381,10 @@ class TriggerEvent:
         # A later try has a user who was not stated at first, and the visitor who was found.
         is_stated = self._has("user") and (self.fired_on is None or stated is None)
         user = self._stated_user if is_stated else None
-        if user is None and (stated is None or stated.successful_on is None or stated.is_open):
+        if user is None and (stated is None or stated.successful_on is None):
             return None
+        if user is None and stated is not None and stated.is_open and not self._codes:
+            return None  # It is credited without a period as well.
         now = self.fired_on or timezone.now()
         return earning.find(self.name, now, visitor=stated, user=user)
 

@@ -21,7 +21,13 @@ from affiliations.models import Conversion, Partner, Subscription, UncreditedTri
 from affiliations.tracking import binding
 from affiliations.triggers import acomplete_trigger, complete_trigger, object_created
 from tests.arrivals import commit, request_of
-from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
+from tests.factories import (
+    PartnerCodeFactory,
+    PartnerFactory,
+    SubscriptionFactory,
+    UserFactory,
+    VisitorFactory,
+)
 from tests.testapp.models import Order
 
 pytestmark = pytest.mark.django_db
@@ -289,6 +295,22 @@ def test_a_period_of_the_stated_user_comes_before_a_later_click(at: Any, setting
     assert order("by user", user=user, request=request_of(other, user)).visitor == visitor
     assert order("stated", other, user).visitor == visitor
     assert order("not stated", request=request_of(other, user)).visitor == other
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("stated", ["visitor", "user"])
+def test_a_running_period_comes_before_a_code(at: Any, closes: bool, stated: str) -> None:
+    visitor, user = arrived(**MONTHS, closes_referral=closes), UserFactory()
+    code = PartnerCodeFactory(partner=arrived().partner)
+    assert order("first", visitor, user)
+    who = {"visitor": visitor} if stated == "visitor" else {"user": user}
+    second = complete_trigger(None, "Order placed", reference="2", code=code.code, **who)
+    assert second is not None
+    assert (second.visitor, second.code) == (visitor, "")
+    at(2027, 1, 1)
+    third = complete_trigger(None, "Order placed", reference="3", code=code.code, **who)
+    assert third is not None
+    assert third.partner == code.partner
 
 
 def test_the_later_click_counts_once_the_period_has_passed(at: Any) -> None:
