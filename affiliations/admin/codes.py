@@ -46,10 +46,10 @@ class CodeFormSet(forms.BaseInlineFormSet):
             raise Outdated from None
 
 
-class CodeInline(ChangesInlineMixin, admin.TabularInline):
+class CodeInline(ChangesInlineMixin, admin.StackedInline):
     model = PartnerCode
     formset = CodeFormSet
-    fields = ["code", "active"]
+    fields = [("code", "active")]
     extra = 0
 
 
