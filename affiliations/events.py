@@ -374,7 +374,9 @@ class TriggerEvent:
         visitor = visitors.referral_by_code(
             code.partner, known, self._buyer(click), previous=beaten, now=now
         )
-        return Referral(visitor, code=typed, instead_of=beaten)
+        is_ended = visitor.successful_on is not None and visitor.refusal(now) is not None
+        in_period = is_ended and earning.find(self.name, now, visitor=visitor) is not None
+        return Referral(visitor, in_period, typed, beaten)
 
     def _find_in_period(self, stated: Visitor | None) -> Visitor | None:
         """Return the visitor whose earning period runs; without a stated user mostly no query."""

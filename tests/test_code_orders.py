@@ -414,6 +414,21 @@ def test_a_running_earning_period_comes_before_a_code(code: PartnerCode, other: 
     assert (conversion.visitor, conversion.code) == (other, "")
 
 
+def test_a_closed_referral_that_a_code_finds_earns_in_its_period(
+    code: PartnerCode, other: Visitor
+) -> None:
+    code.partner.subscriptions.update(earns_for="always", closes_referral=True)
+    user = UserFactory()
+    first = order(request_of(None, user), code="steepnotes")
+    renewal = order(request_of(other, user), code="steepnotes", reference=2)
+    assert first is not None
+    assert renewal is not None
+    assert (renewal.visitor, renewal.code) == (first.visitor, "steepnotes")
+    assert renewal.instead_of == other
+    Visitor.objects.update(stopped_on=timezone.now())
+    assert order(request_of(None, user), code="steepnotes", reference=3) is None
+
+
 # By the fifth item
 
 
