@@ -15,10 +15,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from affiliations.conversions import adjustments, decisions
+from affiliations.conversions.recording import record
 from affiliations.dates import Period
 from affiliations.models import Adjustment, Conversion, Partner, Subscription
 from affiliations.reports.queries import report
-from tests.factories import ConversionFactory
+from tests.factories import ConversionFactory, SubscriptionFactory
 from tests.test_admin import allowed, shown, url
 from tests.test_admin_partners import said
 from tests.test_admin_settlements import address, read, seen
@@ -273,6 +274,27 @@ class TestAMissingAmount:
         staff.post(url(conversion, "enter_amount"), {"amount": "80", "currency": "EUR"})
         conversion.refresh_from_db()
         assert conversion.amount is None
+
+    def test_is_asked_for_by_the_approval_of_a_rejected_conversion(self, staff: Client) -> None:
+        conversion = unpriced()
+        assert decisions.decide(conversion, REJECTED)
+        page = staff.get(url(conversion, "approve"))
+        assert "amount" in page.context["form"].fields
+        staff.post(url(conversion, "approve"), {"amount": "80", "currency": "EUR"})
+        conversion.refresh_from_db()
+        assert (conversion.status, conversion.amount, conversion.payout) == (APPROVED, 80, 8)
+
+    def test_of_a_conversion_whose_place_is_taken_approves_nothing(self, staff: Client) -> None:
+        conversion = unpriced()
+        assert decisions.decide(conversion, REJECTED)
+        SubscriptionFactory(partner=conversion.partner, trigger=conversion.trigger)
+        other = record(conversion.visitor, conversion.trigger, amount=50, manual=True)
+        form = {"amount": "80", "currency": "EUR"}
+        page = staff.post(url(conversion, "approve"), form, follow=True)
+        conversion.refresh_from_db()
+        assert conversion.status == REJECTED
+        assert f"Conversion {other.pk} of" in shown(page)
+        assert "was credited instead" in shown(page)
 
     def test_is_entered_by_those_who_may_approve(self) -> None:
         conversion = unpriced()

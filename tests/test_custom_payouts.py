@@ -518,10 +518,15 @@ class TestInTheAdmin:
         with pytest.raises(ValidationError):
             adjustments.fill_in(conversion, Decimal(-1), "EUR")
 
-    def test_a_payout_is_not_asked_for_once_the_conversion_is_rejected(self) -> None:
+    def test_a_missing_payout_is_entered_if_a_rejected_conversion_is_approved(
+        self, staff: Client
+    ) -> None:
         _, conversion = paying("nonsense")
         assert decisions.decide(conversion, "rejected")
-        assert not conversion.needs_payout
+        page = staff.get(address(conversion, "approve"))
+        form = seen(page, amount="7.50", currency="EUR", reason="")
+        staff.post(address(conversion, "approve"), form)
+        assert now(conversion) == (APPROVED, 100, Decimal("7.50"))
 
     def test_many_are_not_approved_without_their_payout(self, staff: Client) -> None:
         _, conversion = paying("nonsense")

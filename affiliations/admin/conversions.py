@@ -78,9 +78,7 @@ def _decision(name: str) -> dict[str, Any]:
 
 def _why_no_payout(conversion: Conversion) -> str:
     """Return why an approval would pay nothing until staff have filled in the amount."""
-    # A rejected one has to be reopened first.
-    is_unpaid = conversion.is_percentage and conversion.payout is None
-    if conversion.is_test or not (is_unpaid or conversion.needs_amount):
+    if conversion.is_test or not conversion.needs_amount:
         return ""
     return conversion.review_display or gettext(NO_AMOUNT)
 
@@ -324,7 +322,10 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
         is_filled_in, entered = False, ""
         if conversion.needs_payout:
             form.ask_for_payout()
-        if form.is_valid():
+        # A rejected conversion gets an amount only if it is approved.
+        if form.is_valid() and (name == "approve" or self.offers(name, conversion)):
+            if conversion.status == Status.REJECTED:  # Its visitor is locked before it.
+                _APPROVE.before_many(Conversion.objects.filter(pk=conversion.pk))
             amount, currency = form.cleaned_data["amount"], form.cleaned_data["currency"]
             entered = self.entered(conversion, amount, currency)
             try:
@@ -340,8 +341,11 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
         reason = form.cleaned_data["reason"]
         text = f"{entered} {reason}".strip()
         response = self.done(request, conversion, text)
-        if name == "approve" and self.perform(request, conversion, name, reason):
-            self.report_done(request, conversion, conversion, _APPROVE)
+        if name == "approve":
+            if self.perform(request, conversion, name, reason):
+                self.report_done(request, conversion, conversion, _APPROVE)
+            else:
+                self.message_user(request, self.refusal(conversion, name), messages.WARNING)
         return response
 
 

@@ -162,8 +162,9 @@ def missing_amount(conversion: Conversion, amount: Decimal, currency: str) -> Mo
 
 def fill_in(conversion: Conversion, amount: Decimal, currency: str) -> bool:
     """
-    Fill in the missing amount of a pending conversion, and calculate the payout by its own rule.
+    Fill in the missing amount of a conversion, and calculate the payout by its own rule.
 
+    Of a rejected one, only what its payout needs is filled in, for its approval.
     If ``AFFILIATE_PAYOUT`` has failed to calculate the payout, that is filled in instead.
 
     Args:
@@ -179,11 +180,11 @@ def fill_in(conversion: Conversion, amount: Decimal, currency: str) -> bool:
     """
     entered = missing_amount(conversion, amount, currency)
     with transaction.atomic(using=db.write_alias()):
-        if not lock(conversion, Status.PENDING):
+        if not lock(conversion, conversion.status):
             return False
         if conversion.needs_payout:
             payout = entered
-        elif conversion.may_get_amount:
+        elif conversion.needs_amount or conversion.may_get_amount:
             payout = payouts.by_frozen_rule(conversion, entered)
             # An amount of zero may have been adjusted before; it is the order's amount now.
             adjusted = current(conversion).amount - (conversion.amount or Decimal(0))

@@ -321,8 +321,8 @@ class Conversion(HasReason, SubIds):
 
     @property
     def needs_payout(self) -> bool:
-        """Whether it is pending, and pays nothing until staff have entered the payout."""
-        return self.status == self.Status.PENDING and self.is_custom and self.payout is None
+        """Whether an approval would pay nothing until staff have entered the payout."""
+        return self.is_custom and self._is_unpaid
 
     @property
     def may_get_amount(self) -> bool:
@@ -336,7 +336,11 @@ class Conversion(HasReason, SubIds):
     @property
     def needs_amount(self) -> bool:
         """Whether an approval would pay nothing until staff have filled in the amount."""
-        return self.may_get_amount and self.is_percentage
+        return self.is_percentage and self._is_unpaid
+
+    @property
+    def _is_unpaid(self) -> bool:
+        return self.status != self.Status.APPROVED and self.payout is None
 
     @property
     def current_amount(self) -> Decimal | None:
