@@ -29,6 +29,7 @@ from affiliations.models import (
 from affiliations.retries import retry_due
 from affiliations.signals import trigger_not_credited
 from affiliations.testing import start_referral
+from affiliations.tracking import refer
 from affiliations.triggers import acomplete_trigger, complete_trigger
 from tests.arrivals import commit, referred, request_of
 from tests.factories import PartnerCodeFactory, SubscriptionFactory, UserFactory, VisitorFactory
@@ -221,6 +222,33 @@ def test_a_code_beats_a_click(code: PartnerCode, other: Visitor, settings: Any, 
     assert conversion.visitor.previous == other
     other.refresh_from_db()
     assert other.is_open
+
+
+@pytest.mark.parametrize("model", ["last_click", "first_click"])
+@pytest.mark.parametrize("first", ["click", "code"])
+def test_the_next_order_without_a_code_is_that_of_the_click(
+    code: PartnerCode, other: Visitor, settings: Any, first: str, model: str
+) -> None:
+    settings.AFFILIATE_ATTRIBUTE_BY_USER = True
+    settings.AFFILIATE_ATTRIBUTION_MODEL = model
+    user, request = UserFactory(), request_of(None)
+    if first == "click":
+        Visitor.objects.update(user=user)
+    else:
+        other.delete()
+    assert order(user=user, code="steepnotes") is not None
+    alone = order(user=user, reference=2)
+    assert alone is not None
+    assert (alone.partner == code.partner) is (first == "code")
+    if first == "code":
+        click = refer(other.partner, user=user, request=request)
+        assert click is not None
+        other = click
+        assert click.previous == alone.visitor
+    for number, browser in enumerate([None, request, request_of(other)], 3):
+        conversion = order(browser, user=user, reference=number)
+        assert conversion is not None
+        assert conversion.visitor == other
 
 
 def test_a_click_that_would_not_be_credited_is_not_beaten(

@@ -258,6 +258,11 @@ class Visitor(SubIds):
         """Whether it was made for an order with a partner's code, without a click."""
         return self.source == self.Source.CODE
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether any click from elsewhere takes precedence, whichever came first."""
+        return self.is_internal or self.is_by_code
+
     def is_in_window(self, now: datetime) -> bool:
         """Return whether the attribution window runs."""
         window = self.partner.attribution_window

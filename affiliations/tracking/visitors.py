@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.exceptions import SuspiciousOperation
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 
 from affiliations import db
@@ -92,7 +92,7 @@ def register(
         return competitor
     # A click from the site itself displaces no other, and any other displaces it.
     competitor_stays = competitor is not None and (
-        is_internal or (settings.first_click_wins and not competitor.is_internal)
+        is_internal or (settings.first_click_wins and not competitor.gives_way)
     )
     visitor = Visitor.objects.create(
         partner=partner,
@@ -168,15 +168,18 @@ def visitor_of_user(user: User) -> Visitor | None:
     """
     Return the open visitor of a user that the attribution model credits, of any browser.
 
-    A click from the site itself is credited only if there is no other, and a test only if there is
-    no real click.
+    A click from the site itself, or a visitor by code, is credited only if there is no other click,
+    and a test only if there is no real visitor.
     """
     of_user = _visitors().open(timezone.now()).filter(user=user)
-    in_order = of_user.order_by("-is_test", "-is_internal", "referred_on", "pk")
+    gives_way = Q(is_internal=True) | Q(source=Visitor.Source.CODE)
+    # As Visitor.gives_way, whose name an annotation cannot have.
+    ranked = of_user.annotate(is_behind=ExpressionWrapper(gives_way, BooleanField()))
+    in_order = ranked.order_by("-is_test", "-is_behind", "referred_on", "pk")
     latest = in_order.last()
     if latest is None or latest.is_test or not settings.first_click_wins:
         return latest
-    return in_order.filter(is_test=False, is_internal=latest.is_internal).first()
+    return in_order.filter(is_test=False, is_behind=latest.gives_way).first()
 
 
 def credited_visitor(request: HttpRequest | None, buyer: User | None) -> Visitor | None:
@@ -192,9 +195,9 @@ def credited_visitor(request: HttpRequest | None, buyer: User | None) -> Visitor
     # As in visitor_of_user().
     earlier, later = sorted(
         (visitor, of_buyer),
-        key=lambda row: (not row.is_test, not row.is_internal, row.referred_on, row.pk),
+        key=lambda row: (not row.is_test, not row.gives_way, row.referred_on, row.pk),
     )
-    is_same_kind = (earlier.is_test, earlier.is_internal) == (False, later.is_internal)
+    is_same_kind = (earlier.is_test, earlier.gives_way) == (False, later.gives_way)
     return earlier if settings.first_click_wins and is_same_kind else later
 
 
