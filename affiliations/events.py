@@ -167,10 +167,16 @@ class TriggerEvent:
             refusal.visitor = None  # Rolled back.
             raise
         except IntegrityError:
-            # Another order of the same buyer, with the same code, has just stored the visitor.
             if is_again:
                 raise OperationalError("The visitor of the code is being stored.") from None
-        return self._record(self._whose(), is_again=True)
+        same_key = Visitor.objects.using(alias).filter(code_key=visitor.code_key)
+        if same_key.exclude(user=visitor.user).exists():
+            # That of an account that is deleted or merged, whose primary key the buyer has.
+            visitor.code_key, again = None, referral
+        else:
+            # Another order of the same buyer, with the same code, has just stored the visitor.
+            again = self._whose()
+        return self._record(again, is_again=True)
 
     def _record_for(self, referral: Referral) -> Conversion:
         visitor = referral.visitor

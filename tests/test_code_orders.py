@@ -321,6 +321,21 @@ def test_a_closed_referral_is_used_and_refuses(code: PartnerCode) -> None:
     assert (row.visitor, row.reason) == (visitor, Reason.REFERRAL_CLOSED)
 
 
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "merged"])
+def test_a_buyer_may_have_the_key_of_an_earlier_account(
+    code: PartnerCode, is_deleted: bool
+) -> None:
+    user, merged = UserFactory(username="same"), UserFactory()
+    first = order(user=user, code="steepnotes")
+    Visitor.objects.update(user=None if is_deleted else merged)
+    second = order(user=user, code="steepnotes", reference=2)
+    third = order(user=user, code="steepnotes", reference=3)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert first.visitor != second.visitor == third.visitor
+
+
 def test_an_open_referral_comes_before_a_closed_one(code: PartnerCode) -> None:
     user = UserFactory()
     visitor = VisitorFactory(partner=code.partner, user=user)
