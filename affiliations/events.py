@@ -170,7 +170,7 @@ class TriggerEvent:
             if is_again:
                 raise OperationalError("The visitor of the code is being stored.") from None
         same_key = Visitor.objects.using(alias).filter(code_key=visitor.code_key)
-        if same_key.exclude(user=visitor.user).exists():
+        if visitor.user is not None and same_key.exclude(user=visitor.user).exists():
             # That of an account that is deleted or merged, whose primary key the buyer has.
             visitor.code_key, again = None, referral
         else:

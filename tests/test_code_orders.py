@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import OperationalError, connection
+from django.db import IntegrityError, OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import resolve
@@ -334,6 +334,22 @@ def test_a_buyer_may_have_the_key_of_an_earlier_account(
     assert second is not None
     assert third is not None
     assert first.visitor != second.visitor == third.visitor
+
+
+def test_a_guest_is_looked_up_again_after_a_conflict(
+    code: PartnerCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    VisitorFactory(user=UserFactory())
+    record = recording.record
+
+    def conflict(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(recording, "record", record)
+        raise IntegrityError
+
+    monkeypatch.setattr(recording, "record", conflict)
+    conversion = order(code="steepnotes")
+    assert conversion is not None
+    assert conversion.visitor.is_by_code
 
 
 def test_an_open_referral_comes_before_a_closed_one(code: PartnerCode) -> None:
