@@ -727,3 +727,9 @@ class TestStaffNamespaces:
 
 
 urlpatterns = [path("admin/", admin.site.urls), path("desk/", agrees, name="desk_index")]
+
+
+@pytest.mark.django_db
+def test_the_database_takes_every_field_without_a_warning() -> None:
+    for model in apps.get_app_config("affiliations").get_models():
+        assert model.check(databases=["default"]) == []

@@ -139,6 +139,7 @@ class Migration(migrations.Migration):
                     models.GeneratedField(
                         db_persist=True,
                         expression=django.db.models.functions.text.Lower("code"),
+                        max_length=40,
                         output_field=models.CharField(max_length=40),
                         serialize=False,
                         unique=True,

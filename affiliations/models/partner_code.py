@@ -88,6 +88,7 @@ class PartnerCode(models.Model):
         expression=Lower("code"),
         output_field=models.CharField(max_length=MAX_CODE),
         db_persist=True,
+        max_length=MAX_CODE,  # Django's check of unique columns on MariaDB reads it here.
         unique=True,
         serialize=False,
     )
