@@ -125,7 +125,7 @@ class TriggerEvent:
         readers: dict[str, Callable[[], Any]] = {"reference": self._reference}
         if kind == Kind.CREDIT:
             readers |= {"codes": lambda: " ".join(self._codes)}
-            readers |= {"visitor": self._find_stored_visitor}
+            readers |= {"visitor": partial(self._find_stored_visitor, failed)}
             readers |= {"user_id": lambda: getattr(self._buyer(failed.visitor), "pk", None)}
         elif kind == Kind.APPROVE:
             failed.amount = "0"  # It cannot be compared, unless it can be read.
@@ -304,9 +304,15 @@ class TriggerEvent:
         # Not the default: a later event, such as the payment, would not find it.
         return "" if reference is None else str(reference)
 
-    def _find_stored_visitor(self) -> Visitor | None:
-        """Return the visitor to credit; without the code, if a code would make a new one."""
+    def _find_stored_visitor(self, failed: FailedTrigger) -> Visitor | None:
+        """
+        Return the visitor to credit; without the code, if a code would make a new one.
+
+        The codes are dropped if a running earning period has come before them.
+        """
         referral = self._whose()
+        if not referral.code:
+            failed.codes = ""
         return referral.instead_of if referral.visitor._state.adding else referral.visitor
 
     def _whose(self) -> Referral:
@@ -391,6 +397,8 @@ class TriggerEvent:
         user = self._stated_user if is_stated else None
         if user is None and (stated is None or stated.successful_on is None):
             return None
+        if self.fired_on is not None and stated is not None and self._codes:
+            return None  # The code has decided, and this visitor may not have been stated.
         if user is None and stated is not None and stated.is_open and not self._codes:
             return None  # It is credited without a period as well.
         now = self.fired_on or timezone.now()

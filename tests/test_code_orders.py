@@ -539,6 +539,23 @@ def test_an_order_with_a_code_is_credited_later_if_the_database_fails(
     assert conversion.instead_of == (None if own else other)
 
 
+@pytest.mark.parametrize("is_stated", [False, True])
+def test_a_later_try_decides_between_a_code_and_a_period_as_the_first_one_did(
+    code: PartnerCode, other: Visitor, monkeypatch: pytest.MonkeyPatch, is_stated: bool
+) -> None:
+    other.partner.subscriptions.update(earns_for="always")
+    assert order(visitor=other) is not None
+    with monkeypatch.context() as context:
+        context.setattr(recording, "record", fail)
+        order(request_of(other), visitor=other if is_stated else None, code=["x", "steepnotes"],
+              reference=2)  # fmt: skip
+    failed = FailedTrigger.objects.get()
+    assert (failed.codes, failed.visitor) == ("" if is_stated else "steepnotes", other)
+    assert list(retry_due(timezone.now() + timedelta(hours=1))) == [1]
+    conversion = Conversion.objects.get(reference=2)
+    assert conversion.partner == (other.partner if is_stated else code.partner)
+
+
 def test_a_code_of_an_order_alone_is_credited_later(
     code: PartnerCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
