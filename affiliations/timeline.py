@@ -445,6 +445,7 @@ def _present(visitor: Visitor, now: datetime) -> Entry:
     has_conversions = bool(visitor.conversions.all())
     text = _join(
         not visitor.uncredited_triggers.all()
+        and not visitor.lost_to_codes.all()
         and not has_conversions
         and _("No trigger has fired for this visitor yet."),
         settings.first_click_wins

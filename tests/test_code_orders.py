@@ -637,6 +637,7 @@ def test_the_timelines_of_both_partners_say_that_the_code_beat_the_click(
         f"“Order placed” was credited to {code.partner} as conversion {conversion.pk}, by the code "
         "steepnotes on the order, which comes before this click. The reference is A-7."
     ) in told(other)
+    assert "No trigger has fired" not in told(other)
     winner = told(conversion.visitor)
     assert (
         "It was credited by the code steepnotes on the order, which comes before the click of "
