@@ -110,7 +110,7 @@ class TestTheEndpoint:
             "Order placed hooks.example suspended "
             f"Suspended since {moment(NOW)}: too many callbacks failed. "
             f"12 callbacks failed in a row (since {moment(NOW - timedelta(days=1))}). "
-            "Last error: the partner’s server returned an error (HTTP 503). "
+            "Last error: your server returned an error (HTTP 503). "
             "New callbacks are stored, and none is lost. When your server works again, ask your "
             "contact at the site to resume them."
         ) in seen
@@ -132,8 +132,8 @@ class TestTheEndpoint:
         called(subscription, next_attempt_on=NOW)
         seen = see(client, partner)
         assert (
-            f"paused 1 callback failed (since {moment(NOW - timedelta(days=1))}). Last error: the "
-            "partner’s server returned an error (HTTP 503). Your server is busy, so callbacks "
+            f"paused 1 callback failed (since {moment(NOW - timedelta(days=1))}). Last error: your "
+            "server returned an error (HTTP 503). Your server is busy, so callbacks "
             f"wait. One is sent on {moment(until)}; the others follow once it is accepted. "
             "After 10 failures in a row over at least 72 hours, callbacks are suspended."
         ) in seen
@@ -211,7 +211,7 @@ class TestTheCallbacks:
         called(subscription, status=Status.DELIVERED, event="rejection")
         called(subscription, Error.LOST, status=Status.DELIVERED)
         later = moment(NOW + timedelta(hours=1))
-        error = "the partner’s server returned an error (HTTP 500)"
+        error = "your server returned an error (HTTP 500)"
         _head, seen = see(client, partner).split("Date Event Attempts Status ")
         date = r"\d\d/\d\d/\d{4} [\d:]+ [ap].m. "
         rows = [row.strip() for row in re.split(date + "Order placed ", seen.split("Payout st")[0])]
@@ -317,6 +317,7 @@ class TestTheAdvice:
     @pytest.mark.parametrize("error", Error)
     def test_is_given_about_every_error(self, error: Error) -> None:
         assert deliveries.ADVICE[error]
+        assert "the partner" not in deliveries.error_text(error, None)
 
     @pytest.mark.parametrize(
         ("status_code", "advice"),
@@ -338,7 +339,7 @@ class TestTheAdvice:
         called(subscription, Error.HTTP_STATUS, status_code=status_code)
         [(words, found)] = deliveries.advice(deliveries.latest(partner))
         code = f" (HTTP {status_code})" if status_code else ""
-        assert words == f"the partner’s server returned an error{code}"
+        assert words == f"your server returned an error{code}"
         assert advice in found
 
     def test_is_given_once_for_each_error(

@@ -257,7 +257,7 @@ class TestPartners:
         assert (
             "Your server has not accepted the callbacks for “Order placed” since 11/02/2026 10:05 "
             "a.m.: 5 failures in a row.\n"
-            "The last error: the partner’s server returned an error (HTTP 500).\n"
+            "The last error: your server returned an error (HTTP 500).\n"
             "They are tried again. If all fail for 72 hours, they are suspended.\n" in message.body
         )
         subscription.refresh_from_db()

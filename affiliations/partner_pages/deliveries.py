@@ -26,6 +26,12 @@ Error, Status = CallbackAttempt.Error, Callback.Status
 
 _GONE = 410
 
+#: The errors that staff read of "the partner's server", as the partner reads them.
+_OWN_ERRORS: dict[str, Any] = {
+    Error.TIMEOUT: _("your server did not respond in time"),
+    Error.HTTP_STATUS: _("your server returned an error"),
+}
+
 #: What the partner can do about an error. A status of HTTP has advice of its own.
 ADVICE: dict[str, Any] = {
     Error.TIMEOUT: _(
@@ -67,8 +73,8 @@ _NEVER_AGAIN = _(
     "at the site."
 )
 _BUSY = _(
-    "Your server, or the gateway before it, is busy or down. Callbacks wait until it answers with "
-    "a 2xx status."
+    "Your server, or the gateway before it, is busy or down. Get it to answer with a 2xx status "
+    "again."
 )
 
 #: The states of an endpoint, in words.
@@ -164,8 +170,8 @@ def _callback(row: Callback) -> SimpleNamespace:
 
 
 def error_text(error: str, status_code: int | None) -> str:
-    """Return an error as the Admin words it, with the status of the response; empty for none."""
-    text = str(dict(Error.choices).get(error, ""))
+    """Return an error in words, with the status of the response; empty for none."""
+    text = str(_OWN_ERRORS.get(error) or dict(Error.choices).get(error, ""))
     return f"{text} (HTTP {status_code})" if error and status_code else text
 
 
