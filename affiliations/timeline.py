@@ -350,7 +350,7 @@ def _past(visitor: Visitor) -> list[Entry]:
         entries += _conversion_entries(conversion)
     entries += map(_lost, visitor.lost_to_codes.all())
     if visitor.closed_on is not None:
-        text = _("Tracking ended: no more conversions can be credited to this click.")
+        text = _("Tracking ended: no more conversions can be credited to this visitor.")
         if _earning_periods(visitor):
             text = _("Tracking ended, apart from the earning period.")
         if visitor.closed_on != visitor.stopped_on:
@@ -435,13 +435,15 @@ def _present(visitor: Visitor, now: datetime) -> Entry:
     if refusal is not None and periods:
         status = _("The click itself can no longer be credited: %(reason)s.")
     elif refusal is Reason.WINDOW_EXPIRED:
-        status = _("No more conversions can be credited to this click: %(reason)s (since %(end)s).")
+        status = _(
+            "No more conversions can be credited to this visitor: %(reason)s (since %(end)s)."
+        )
     elif refusal is not None:
-        status = _("No more conversions can be credited to this click: %(reason)s.")
+        status = _("No more conversions can be credited to this visitor: %(reason)s.")
     elif window is not None:
-        status = _("Conversions can be credited to this click (until %(end)s).")
+        status = _("Conversions can be credited to this visitor (until %(end)s).")
     else:
-        status = _("Conversions can be credited to this click without a time limit.")
+        status = _("Conversions can be credited to this visitor without a time limit.")
     has_conversions = bool(visitor.conversions.all())
     text = _join(
         not visitor.uncredited_triggers.all()

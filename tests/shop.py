@@ -28,6 +28,7 @@ from affiliations.models import (
     FilteredClicks,
     FollowedTestLink,
     Partner,
+    PartnerCode,
     RecentFilteredClick,
     Settlement,
     Subscription,
@@ -118,6 +119,9 @@ def _named(name: str) -> dict[str, str]:
 def _partner(name: str, share: int, url: str, created_on: Any) -> Partner:
     partner = Partner.objects.create(name=name, active=True)
     Partner.objects.filter(pk=partner.pk).update(created_on=created_on)
+    code = "".join(filter(str.isalnum, name))
+    for text, active in ((code, True), (f"{code}-{'winter-2026-' * 3}"[:39] + "x", share > 1)):
+        PartnerCode.objects.create(partner=partner, code=text, active=active)
     Subscription.objects.create(
         partner=partner,
         trigger="Order placed",

@@ -200,7 +200,7 @@ class TestCreditingByHand:
             closed_on=now if wrong == "closed" else None,
             referred_on=now - timedelta(days=90 if wrong == "expired" else 1),
         )
-        assert "No more conversions are credited to this click automatically" in shown(
+        assert "No more conversions are credited to this visitor automatically" in shown(
             staff.get(url(visitor, "credit"))
         )
         staff.post(url(visitor, "credit"), self.form())

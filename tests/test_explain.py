@@ -134,14 +134,14 @@ class TestHowItStands:
         visitor = VisitorFactory()
         end = localize(localtime(visitor.referred_on + timedelta(days=30)))
         assert story(visitor)[-1] == (
-            f"No trigger has fired for this visitor yet. Conversions can be credited to this click "
-            f"(until {end})."
+            "No trigger has fired for this visitor yet. Conversions can be credited to this "
+            f"visitor (until {end})."
         )
 
     def test_may_be_open_for_ever(self, settings: Any) -> None:
         settings.AFFILIATE_ATTRIBUTION_WINDOW = None
         assert story(VisitorFactory())[-1].endswith(
-            "Conversions can be credited to this click without a time limit."
+            "Conversions can be credited to this visitor without a time limit."
         )
 
     def test_may_stand_behind_another_where_the_first_click_wins(self, settings: Any) -> None:
@@ -158,11 +158,11 @@ class TestHowItStands:
         visitor = VisitorFactory(
             partner__window=timedelta(days=1), referred_on=now() - timedelta(days=2)
         )
-        assert "to this click: the attribution window has ended (since " in story(visitor)[-1]
+        assert "to this visitor: the attribution window has ended (since " in story(visitor)[-1]
 
     def test_is_not_open_without_a_deal(self) -> None:
         visitor = VisitorFactory(partner__active=False)
-        assert story(visitor)[-1].endswith("to this click: the partner is inactive.")
+        assert story(visitor)[-1].endswith("to this visitor: the partner is inactive.")
 
     def test_is_closed_since_a_conversion(self) -> None:
         visitor = referred("Order placed")
@@ -171,10 +171,12 @@ class TestHowItStands:
         [told] = timeline.build([visitor.pk])
         *_, closed, present = told.entries
         assert closed.on == conversion.created_on
-        assert closed.text == ("Tracking ended: no more conversions can be credited to this click.")
+        assert closed.text == (
+            "Tracking ended: no more conversions can be credited to this visitor."
+        )
         assert present.on is None
         assert present.text == (
-            "No more conversions can be credited to this click: tracking ended with an earlier "
+            "No more conversions can be credited to this visitor: tracking ended with an earlier "
             "conversion."
         )
 
@@ -622,9 +624,9 @@ class TestTheCommand:
             "https://shop.example/. The referring page is unknown. "
             "The click has: click id 42.\n"
             "  2026-11-21 09:12:44  Tracking ended: no more conversions can be credited to "
-            "this click.\n"
+            "this visitor.\n"
             "  now                  No trigger has fired for this visitor yet. No more "
-            "conversions can be credited to this click: tracking ended with an earlier "
+            "conversions can be credited to this visitor: tracking ended with an earlier "
             "conversion.\n"
         )
 

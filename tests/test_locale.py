@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from babel.messages.catalog import Catalog, Message
@@ -186,6 +187,7 @@ def unmarked(text: str) -> str:
 
 def data() -> re.Pattern[str]:
     """Return what stands on pages and is in no language: names, codes and addresses."""
+    urls = Subscription.objects.values_list("callback_url", flat=True)
     texts = [
         # Names of the furnished shop, and of the settings.
         *Partner.objects.values_list("name", flat=True),
@@ -194,6 +196,7 @@ def data() -> re.Pattern[str]:
         *Subscription.objects.values_list("trigger", flat=True),
         *Settlement.objects.values_list("reference", flat=True),
         *filter(None, Visitor.objects.values_list("sub1", flat=True)),
+        *(urlsplit(url).netloc for url in urls if url),
         *filter(None, "\n".join(Partner.objects.values_list("terms", flat=True)).splitlines()),
         *("staff", "testserver", "Down for maintenance", "OperationalError", "database is locked"),
         # Other apps beside ours in the Admin.
