@@ -23,6 +23,7 @@ from affiliations.admin.pages import ObjectViewsMixin
 from affiliations.models import (
     Conversion,
     Partner,
+    PartnerCode,
     RecentFilteredClick,
     Settlement,
     Subscription,
@@ -192,6 +193,7 @@ def data() -> re.Pattern[str]:
         # Names of the furnished shop, and of the settings.
         *Partner.objects.values_list("name", flat=True),
         *Partner.objects.values_list("uid", flat=True),
+        *PartnerCode.objects.values_list("code", flat=True),
         *RecentFilteredClick.objects.values_list("uid", flat=True),
         *Subscription.objects.values_list("trigger", flat=True),
         *Settlement.objects.values_list("reference", flat=True),
