@@ -112,6 +112,7 @@ def as_stored(subscription: Subscription, **fields: Any) -> dict[str, Any]:
         "trigger": subscription.trigger,
         "callback_url": subscription.callback_url,
         "counting": subscription.counting,
+        "earns_for": subscription.earns_for,
         "payout_type": subscription.payout_type,
         "approval": subscription.approval,
     }

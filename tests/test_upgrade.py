@@ -272,7 +272,7 @@ def form_of(page: Any) -> dict[str, Any]:
             value = field.value()
             if value is True:
                 data[field.html_name] = "on"
-            elif value not in (None, False):
+            elif value is not None and value is not False:  # but 0
                 data[field.html_name] = value
     return data
 
