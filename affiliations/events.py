@@ -392,13 +392,13 @@ class TriggerEvent:
 
     def _find_in_period(self, stated: Visitor | None) -> Visitor | None:
         """Return the visitor whose earning period runs; without a stated user mostly no query."""
+        if self.fired_on is not None and self._codes:
+            return None  # The code has decided. Visitor and user may not have been stated then.
         # A later try has a user who was not stated at first, and the visitor who was found.
         is_stated = self._has("user") and (self.fired_on is None or stated is None)
         user = self._stated_user if is_stated else None
         if user is None and (stated is None or stated.successful_on is None):
             return None
-        if self.fired_on is not None and stated is not None and self._codes:
-            return None  # The code has decided, and this visitor may not have been stated.
         if user is None and stated is not None and stated.is_open and not self._codes:
             return None  # It is credited without a period as well.
         now = self.fired_on or timezone.now()

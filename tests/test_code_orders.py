@@ -556,6 +556,21 @@ def test_a_later_try_decides_between_a_code_and_a_period_as_the_first_one_did(
     assert conversion.partner == (other.partner if is_stated else code.partner)
 
 
+def test_a_later_try_asks_for_no_period_of_a_user_who_was_not_stated(
+    code: PartnerCode, other: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = UserFactory()
+    other.partner.subscriptions.update(earns_for="always")
+    assert order(visitor=other, user=user) is not None
+    with monkeypatch.context() as context:
+        context.setattr(recording, "record", fail)
+        order(request_of(None, user), code="steepnotes", reference=2)
+    failed = FailedTrigger.objects.get()
+    assert (failed.codes, failed.visitor, failed.user) == ("steepnotes", None, user)
+    assert list(retry_due(timezone.now() + timedelta(hours=1))) == [1]
+    assert Conversion.objects.get(reference=2).partner == code.partner
+
+
 def test_a_code_of_an_order_alone_is_credited_later(
     code: PartnerCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
