@@ -14,9 +14,9 @@ def known_user(user: object) -> User | None:
     """Return the user of a request if a row can refer to that user; ``None`` if not."""
     # The token user of an API may be authenticated without a row of AUTH_USER_MODEL, and a new user
     # with a UUID has a key before it has a row.
-    if isinstance(user, get_user_model()) and user.is_authenticated and not user._state.adding:
-        return user
-    return None
+    if not isinstance(user, get_user_model()) or user._state.adding:
+        return None
+    return user if user.is_authenticated else None  # type: ignore[redundant-expr] # a host's model
 
 
 def user_display(user: User) -> str:
