@@ -37,9 +37,9 @@ Key = tuple[str | None, Any]
 def texts_of_the_source() -> set[Key]:
     """Find what Django's makemessages finds, without GNU gettext."""
     found: set[Key] = set()
-    for path in [*APP.rglob("*.py"), *APP.rglob("*.html")]:
+    for path in [*APP.rglob("*.py"), *APP.glob("templates/**/*.*")]:
         source = path.read_text(encoding="utf-8")
-        if path.suffix == ".html":
+        if path.suffix != ".py":
             # What is left of a template is indented as no Python is, but in parentheses.
             source = f"(\n{templatize(source)}\n)"
         lines = BytesIO(source.encode())
