@@ -122,7 +122,7 @@ class TestPartners:
         decisions.decide(convert(partner), "rejected", reason="Returned.")
         convert(partner)  # pending
 
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
         (message,) = mail.outbox
         assert message.to == [partner.email]
@@ -140,7 +140,7 @@ class TestPartners:
     def test_a_partner_is_told_once(self) -> None:
         approved(noticed())
         notify()
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
         assert len(mail.outbox) == 1
 
     def test_a_later_decision_is_told_as_well(self) -> None:
@@ -155,7 +155,7 @@ class TestPartners:
         conversion = convert(noticed())
         assert decisions.decide(conversion, "rejected")
         assert decisions.decide(conversion, "pending")
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_what_is_approved_at_once_is_told(self) -> None:
         partner = noticed()
@@ -168,9 +168,9 @@ class TestPartners:
         partner = noticed()
         SubscriptionFactory(partner=partner, callback_url="", approve_after=1)
         recording.record(VisitorFactory(partner=partner), "Order placed")
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
         assert decisions.approve_due(timezone.now() + timedelta(days=2)) == 1
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_an_approval_that_comes_to_need_review_is_not_told(self) -> None:
         conversion = convert(noticed())
@@ -179,11 +179,11 @@ class TestPartners:
             conversion, "approved", via=Conversion.Via.SIGNAL, order=order
         )
         assert Conversion.objects.get().needs_review
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_a_test_is_not_told(self) -> None:
         approved(noticed(), is_test=True)
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_payouts_are_those_after_adjustments(self) -> None:
         conversion = approved(noticed())
@@ -241,7 +241,7 @@ class TestPartners:
         partner = noticed()
         partner.replace_page_link()
         failing(partner, callbacks_suspended_on=timezone.now())
-        assert notify() == "2 e-mails sent.\n"
+        assert notify() == "E-mails sent: 2.\n"
         assert not [message for message in mail.outbox if "https:" in message.body]
 
     def test_a_partner_is_told_that_the_server_fails_before_it_is_suspended(self) -> None:
@@ -265,7 +265,7 @@ class TestPartners:
 
     def test_a_few_failures_are_not_told(self) -> None:
         failing(noticed(), failure_count=4)
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_later_failures_are_told_again(self) -> None:
         subscription = failing(noticed())
@@ -275,7 +275,7 @@ class TestPartners:
         assert len(mail.outbox) == 2
         # A form that was opened before keeps what was told.
         subscription.save()
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_a_suspension_that_was_not_announced_is_told(self) -> None:
         failing(noticed(), callbacks_suspended_on=timezone.now())
@@ -289,7 +289,7 @@ class TestPartners:
             failing(partner, trigger=f"Trigger {number}")
         notify()
         assert mail.outbox[0].body.count("Your server has not accepted") == 3
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     @pytest.mark.parametrize(
         "fields",
@@ -303,24 +303,24 @@ class TestPartners:
         approved(partner)
         settlements.settle(partner, "EUR", timezone.now())
         Partner.objects.update(**fields)
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
         Partner.objects.update(notify=True, email="a@steep.example", stopped_on=None)
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
         approved(partner)
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_an_inactive_partner_is_told_what_was_earned(self) -> None:
         partner = noticed()
         approved(partner)
         Partner.objects.update(active=False)
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_a_stop_for_fraud_tells_nothing(self) -> None:
         partner = noticed()
         approved(partner)
         convert(partner)
         assert decisions.stop_for_fraud(partner, reason="Fake orders.") == 1
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_partners_of_one_address_get_one_mail(self) -> None:
         first = noticed(name="Steep Notes", email="a@steep.example")
@@ -344,13 +344,13 @@ class TestPartners:
 
         assert notify() == (
             "This is the first run: partners are not told what was decided before it.\n"
-            "1 e-mails sent.\n"
+            "E-mails sent: 1.\n"
         )
         assert "Your server" in mail.outbox[0].body
         assert str(NoticeStart.objects.get())
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
         approved(partner)
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_the_first_run_does_not_list_the_past_of_a_partner_whose_server_fails(self) -> None:
         NoticeStart.objects.all().delete()
@@ -398,7 +398,7 @@ class TestBadInput:
     ) -> None:
         approved(noticed(email=email))
         approved(noticed(email="z@steep.example"))
-        with pytest.raises(CommandError, match=r"1 e-mails were refused; .* the next run\.$"):
+        with pytest.raises(CommandError, match=r"E-mails refused: 1; .* the next run\.$"):
             notify()
         assert sent() == ["z@steep.example"]
         assert "steep.example" not in caplog.text.replace("z@steep.example", "")
@@ -437,7 +437,7 @@ class TestStaff:
         CallbackFactory(status=Callback.Status.EXHAUSTED)
         CallbackFactory(status=Callback.Status.EXHAUSTED)
 
-        assert notify() == "2 e-mails sent.\n"
+        assert notify() == "E-mails sent: 2.\n"
 
         assert sent() == [STAFF, "boss@shop.example"]
         admin = f"{SITE}/admin/affiliations"
@@ -468,7 +468,7 @@ class TestStaff:
         assert mail.outbox[0].body == "1 endpoint suspended\n"
 
     def test_nothing_that_waits_is_no_mail(self) -> None:
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_what_still_waits_is_told_again(self) -> None:
         SubscriptionFactory(callbacks_suspended_on=timezone.now())
@@ -479,14 +479,14 @@ class TestStaff:
     def test_without_recipients_nothing_is_counted(self, settings: Any) -> None:
         settings.AFFILIATE_NOTICE_RECIPIENTS = ()
         SubscriptionFactory(callbacks_suspended_on=timezone.now())
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     def test_a_refusal_of_staff_stops_nobody(
         self, server: MailServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         server.refused = {STAFF}
         SubscriptionFactory(callbacks_suspended_on=timezone.now())
-        with pytest.raises(CommandError, match="1 e-mails were refused"):
+        with pytest.raises(CommandError, match="E-mails refused: 1"):
             notify()
         assert server.accepted == ["boss@shop.example"]
         assert "The notice to staff was refused: SMTPRecipientsRefused." in caplog.text
@@ -505,7 +505,7 @@ class TestDryRun:
             f"To: {STAFF}\nSubject: Affiliates: 1 endpoint suspended\n\n1 endpoint suspended\n"
         )
         assert f"{line}\nTo: a@steep.example\nSubject: Notice for Steep Notes\n\nSteep" in printed
-        assert printed.endswith(f"{line}\n2 e-mails would be sent.\n")
+        assert printed.endswith(f"{line}\nE-mails to send: 2.\n")
         assert mail.outbox == []
         assert Conversion.objects.notice_due().count() == 2
         assert not SentForm.objects.exists()
@@ -515,7 +515,7 @@ class TestServer:
     def test_a_connection_is_opened_once(self, server: MailServer) -> None:
         for _ in range(5):
             approved(noticed())
-        assert notify() == "5 e-mails sent.\n"
+        assert notify() == "E-mails sent: 5.\n"
         assert (len(server.accepted), server.connections) == (5, 1)
 
     def test_none_is_opened_for_nothing(self, server: MailServer) -> None:
@@ -529,7 +529,7 @@ class TestServer:
         for partner in partners:
             approved(partner)
         server.refused = {partners[1].email}
-        with pytest.raises(CommandError, match="1 e-mails were refused"):
+        with pytest.raises(CommandError, match="E-mails refused: 1"):
             notify()
         assert server.accepted == [partners[0].email, partners[2].email]
         (record,) = caplog.records
@@ -538,7 +538,7 @@ class TestServer:
             f"The notice to partner {partners[1].pk} was refused: SMTPRecipientsRefused."
         )
         server.refused = set()
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
         assert server.accepted[2:] == [partners[1].email]
 
     @pytest.mark.parametrize("says_goodbye", [True, False])
@@ -548,7 +548,7 @@ class TestServer:
         server.limit, server.says_goodbye = 2, says_goodbye
         for _ in range(5):
             approved(noticed())
-        assert notify() == "5 e-mails sent.\n"
+        assert notify() == "E-mails sent: 5.\n"
         assert (len(server.accepted), len(set(server.accepted))) == (5, 5)
         assert server.connections == 3
 
@@ -559,7 +559,7 @@ class TestServer:
         for partner in partners:
             approved(partner)
         server.dropped = {partners[0].email}
-        with pytest.raises(CommandError, match="1 e-mails were refused"):
+        with pytest.raises(CommandError, match="E-mails refused: 1"):
             notify()
         assert server.accepted == [partner.email for partner in partners[1:]]
 
@@ -568,12 +568,12 @@ class TestServer:
         for partner in partners:
             approved(partner)
         server.dropped = {partner.email for partner in partners}
-        with pytest.raises(CommandError, match=r"2 e-mails .* cannot be reached") as refused:
+        with pytest.raises(CommandError, match=r"refused: 2; .* cannot be reached") as refused:
             notify()
         assert "(SMTPServerDisconnected)" in str(refused.value)
         assert server.connections == 6
         server.dropped = set()
-        assert notify() == "5 e-mails sent.\n"
+        assert notify() == "E-mails sent: 5.\n"
 
     def test_a_server_that_is_down_loses_none(self, settings: Any) -> None:
         with mail_server() as gone:
@@ -588,7 +588,7 @@ class TestServer:
         with mail_server() as server:
             for name, value in server.settings.items():
                 setattr(settings, name, value)
-            assert notify() == "3 e-mails sent.\n"
+            assert notify() == "E-mails sent: 3.\n"
         assert len(server.accepted) == 3
 
     def test_a_server_that_goes_down_between_two_loses_none(
@@ -609,7 +609,7 @@ class TestServer:
             patch.setattr(mailer.Mailer, "_try", once)
             with pytest.raises(CommandError, match=r"cannot be reached \(gone\)"):
                 notify()
-        assert notify() == "2 e-mails sent.\n"
+        assert notify() == "E-mails sent: 2.\n"
         assert Counter(server.accepted).most_common(1)[0][1] == 1
 
     def test_a_time_out_is_not_tried_again_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -623,10 +623,10 @@ class TestServer:
         approved(noticed())
         with monkeypatch.context() as patch:
             patch.setattr(locmem.EmailBackend, "send_messages", slow)
-            with pytest.raises(CommandError, match="1 e-mails were refused"):
+            with pytest.raises(CommandError, match="E-mails refused: 1"):
                 notify()
         assert len(tried) == 1
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_what_a_server_says_at_the_end_does_not_matter(
         self, monkeypatch: pytest.MonkeyPatch
@@ -636,7 +636,7 @@ class TestServer:
 
         monkeypatch.setattr(locmem.EmailBackend, "close", close)
         approved(noticed())
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_an_error_in_the_middle_of_a_batch_keeps_what_was_sent(
         self, server: MailServer, monkeypatch: pytest.MonkeyPatch
@@ -656,7 +656,7 @@ class TestServer:
             patch.setattr(mails, "to_partners", render)
             with pytest.raises(KeyboardInterrupt):
                 notify()
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
         assert len(set(server.accepted)) == 2
 
 
@@ -677,8 +677,8 @@ class TestDatabase:
             lock_rows(rows)
 
         monkeypatch.setattr(db, "lock_rows", lock)
-        assert notify() == "1 e-mails sent.\n"
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     @pytest.mark.parametrize(("error", "tries"), [(OperationalError, 3), (ProgrammingError, 1)])
     def test_it_is_not_written_again_for_ever(
@@ -711,7 +711,7 @@ class TestQueries:
         with CaptureQueriesContext(
             connection,
         ) as queries:
-            assert notify() == f"{partners} e-mails sent.\n"
+            assert notify() == f"E-mails sent: {partners}.\n"
         return len(queries)
 
     def test_25_partners_take_as_many_queries_as_2(self) -> None:
@@ -731,7 +731,7 @@ class TestQueries:
             approved(partner)
         batches = list(news.Backlog().batches())
         assert [[one.count for (one,) in batch] for batch in batches] == [[3], [1]]
-        assert notify() == "2 e-mails sent.\n"
+        assert notify() == "E-mails sent: 2.\n"
         assert not Conversion.objects.notice_due().exists()
 
 
@@ -742,13 +742,13 @@ class TestLease:
         assert lease is not None
         assert notify() == "Another run is sending notices.\n"
         lease.end()
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_a_run_that_was_killed_is_followed_by_another(self) -> None:
         approved(noticed())
         assert run.Lease.begin("notices", run.LEASE)
         SentForm.objects.update(sent_on=db.now() - run.LEASE - timedelta(seconds=1))
-        assert notify() == "1 e-mails sent.\n"
+        assert notify() == "E-mails sent: 1.\n"
 
     def test_a_run_that_was_overtaken_stops(
         self, server: MailServer, monkeypatch: pytest.MonkeyPatch
@@ -807,7 +807,7 @@ class TestTogether:
         assert "1 conversion was approved" in mail.outbox[0].body
         notify()
         assert "1 conversion was approved" in mail.outbox[1].body
-        assert notify() == "0 e-mails sent.\n"
+        assert notify() == "E-mails sent: 0.\n"
 
     @pytest.mark.server
     @pytest.mark.slow
@@ -825,8 +825,8 @@ class TestTogether:
                 assert (first.wait(), second.wait()) == (0, 0)
                 said = sorted([first.said(), second.said()])
             assert said in (
-                ["30 e-mails sent.\n", "Another run is sending notices.\n"],
-                ["0 e-mails sent.\n", "30 e-mails sent.\n"],
+                ["Another run is sending notices.\n", "E-mails sent: 30.\n"],
+                ["E-mails sent: 0.\n", "E-mails sent: 30.\n"],
             )
         assert sorted(Counter(server.accepted).values()) == [1] * 30
         assert not Conversion.objects.notice_due().exists()

@@ -28,7 +28,7 @@ class Command(BaseCommand):
             for message in run.preview():
                 self.stdout.write(f"{mails.text(message)}{'-' * 72}")
                 count += 1
-            self.stdout.write(f"{count} e-mails would be sent.")
+            self.stdout.write(f"E-mails to send: {count}.")
             return
         result = run.send()
         if result is None:
@@ -38,10 +38,10 @@ class Command(BaseCommand):
             self.stdout.write(
                 "This is the first run: partners are not told what was decided before it."
             )
-        self.stdout.write(f"{result.sent} e-mails sent.")
+        self.stdout.write(f"E-mails sent: {result.sent}.")
         problems = []
         if result.refused:
-            problems.append(f"{result.refused} e-mails were refused; the log names the partners.")
+            problems.append(f"E-mails refused: {result.refused}; the log names the partners.")
         if result.ended:
             problems.append(f"The run has ended early: {result.ended}.")
         if problems:
