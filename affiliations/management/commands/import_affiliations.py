@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from affiliations import partner_import
-from affiliations.partner_import import COLUMNS, ChangedMeanwhile, Plan
+from affiliations.partner_import import COLUMNS, ChangedMeanwhile
 
 
 class Command(BaseCommand):
@@ -58,15 +58,10 @@ class Command(BaseCommand):
                     "Partners have changed while the file was imported. Nothing was imported. Run "
                     "the command again."
                 ) from error
-        self._report(plan, "would be" if dry_run else "were")
-
-    def _report(self, plan: Plan, were: str) -> None:
         self.stdout.write(
-            f"{len(plan.created)} partners {were} created, {len(plan.changed)} changed; "
-            f"{len(plan.codes)} codes {were} added. {plan.unchanged_count} partners are as in the "
-            "file."
+            f"{'Nothing was imported. This would be: ' if dry_run else ''}"
+            f"Partners created: {len(plan.created)}, changed: {len(plan.changed)}, as in the file: "
+            f"{plan.unchanged_count}. Codes added: {len(plan.codes)}."
         )
         if inactive := sum(not partner.active for partner in plan.created):
-            self.stdout.write(
-                f"{inactive} of the new partners are inactive: their clicks are not tracked."
-            )
+            self.stdout.write(f"Inactive: {inactive}. The clicks of these are not tracked.")
