@@ -118,8 +118,8 @@ class TestAFile:
     def test_is_only_looked_at_in_a_dry_run(self, run: Callable[..., str]) -> None:
         printed = run(FILE, dry_run=True)
         assert printed.startswith(
-            "Nothing was imported. This would be: Partners created: 4, changed: 0, as in the file: 0. "
-            "Codes added: 3."
+            "Nothing was imported. This would be: Partners created: 4, changed: 0, "
+            "as in the file: 0. Codes added: 3."
         )
         assert stored() == []
 
