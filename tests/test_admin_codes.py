@@ -30,7 +30,7 @@ def said(client: Client, partner: Partner, *codes: dict[str, Any]) -> str:
 
 
 def keys(partner: Partner) -> list[tuple[str, bool]]:
-    return list(partner.codes.order_by("code").values_list("code", "active"))
+    return list(partner.codes.order_by("pk").values_list("code", "active"))
 
 
 def test_codes_are_added_changed_and_removed_on_the_page_of_the_partner(staff: Client) -> None:
