@@ -325,7 +325,7 @@ def test_a_closed_referral_is_used_and_refuses(code: PartnerCode) -> None:
 def test_a_buyer_may_have_the_key_of_an_earlier_account(
     code: PartnerCode, is_deleted: bool
 ) -> None:
-    user, merged = UserFactory(username="same"), UserFactory()
+    user, merged = UserFactory(), UserFactory()
     first = order(user=user, code="steepnotes")
     Visitor.objects.update(user=None if is_deleted else merged)
     second = order(user=user, code="steepnotes", reference=2)
