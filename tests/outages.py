@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from typing import Any
+from unittest import mock
 
 from django.db import connection
 
@@ -29,6 +31,7 @@ class Outage(logging.Handler):
         self.failures: int | None = None
         self.logged = 0
         self.other: sqlite3.Connection | None = None
+        self.opened: list[sqlite3.Connection] = []
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 cursor.execute("SELECT pg_backend_pid()")
@@ -40,6 +43,8 @@ class Outage(logging.Handler):
 
     def __enter__(self) -> Outage:
         logging.getLogger("affiliations").addHandler(self)
+        self.patch = mock.patch.object(sqlite3.dbapi2, "connect", self.connect)
+        self.patch.start()
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -47,6 +52,14 @@ class Outage(logging.Handler):
         self.end()
         connection.close()
         _, self.settings["OPTIONS"] = self.before
+        self.patch.stop()
+        # Django leaves one open that was refused while it was set up, of which Python 3.13 warns.
+        for opened in self.opened:
+            opened.close()
+
+    def connect(self, *args: Any, **options: Any) -> sqlite3.Connection:
+        self.opened.append(sqlite3.connect(*args, **options))
+        return self.opened[-1]
 
     def begin(self) -> None:
         """Begin; called from another thread than the one that uses the connection."""
