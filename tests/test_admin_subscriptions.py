@@ -221,6 +221,16 @@ class TestAPastedURL:
         stored = Subscription.objects.get()
         assert (stored.callback_url, stored.approve_after) == (PASTED, 3)
 
+    def test_that_was_stored_earlier_is_a_new_one_for_another_method(self, staff: Client) -> None:
+        subscription = SubscriptionFactory(trigger="Order placed")
+        Subscription.objects.update(callback_url=PASTED)
+        address = url(subscription)
+        answer = staff.post(address, sent(staff.get(address), method="POST"))
+        assert answer.status_code == 200
+        assert "Did you mean {click_id}?" in shown(answer)
+        assert "Callbacks are still sent to this stored URL" not in shown(answer)
+        assert Subscription.objects.get().method == "GET"
+
     def test_that_climbs_is_not_shown_as_a_request(self) -> None:
         assert preview("https://partner.example/.{event}/..{sub1}/{click_id}", method="GET")[0]
         rendered, found = preview("https://partner.example/{trigger}/{click_id}", "..")
