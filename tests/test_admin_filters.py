@@ -88,6 +88,7 @@ def test_every_list_of_ours_is_one_of_those_that_are_tested() -> None:
     assert all(isinstance(admin.site._registry[model], ListAdmin) for model in LISTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", LISTS)
 def test_no_column_answers_who_may_only_look(model: Any) -> None:
     some_of_all_pages()
@@ -158,6 +159,7 @@ def test_whatever_a_list_does_not_offer_leads_back_to_it(model: Any) -> None:
     assert numbers(client.get(answer["Location"])) == numbers(client.get(url(model)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", LISTS)
 def test_no_value_of_an_offered_filter_breaks_a_list(model: Any) -> None:
     some_of_all_pages()
@@ -253,6 +255,7 @@ def test_a_subscription_that_is_not_there_leads_back_to_the_list(value: str, sta
     assert (answer.status_code, answer["Location"]) == (302, f"{url(Callback)}?e=1")
 
 
+@pytest.mark.slow
 def test_every_link_between_our_pages_is_answered(staff: Client) -> None:
     """Whatever a page links with parameters, to a list or within it."""
     rows = some_of_all_pages()

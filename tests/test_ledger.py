@@ -698,6 +698,7 @@ def _outcome(act: Any) -> type[Exception] | bool:
         return type(error)
 
 
+@pytest.mark.slow
 def test_partners_are_paid_to_the_cent_whatever_happens(wire: Any) -> None:
     wire(TRIGGERS)
     examples = max(1, hypothesis_settings.default.max_examples // 8)

@@ -253,6 +253,7 @@ class TestThePurge:
         assert everything() == before
         assert 0 < totalled() < 40
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("is_counted", [False, True])
     def test_and_a_rebuild_change_no_report(self, history: list[Partner], is_counted: bool) -> None:
         before = everything()
