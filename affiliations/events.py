@@ -1,4 +1,4 @@
-"""Triggers that have fired: who is credited for which amount, and what else is to be done."""
+"""Triggers that have fired: find the visitor to credit, and the amount, and record the result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _MAX_CODES = 100
 
 
 class Referral(NamedTuple):
-    """Who is credited, and why."""
+    """The visitor to credit, and the reason."""
 
     visitor: Visitor
     #: Whether an earning period of the visitor runs.

@@ -126,15 +126,15 @@ def users_found(text: str) -> list[Any]:
     kinds = (models.CharField, models.TextField)
     fields = {field.name for field in User._meta.concrete_fields if isinstance(field, kinds)}
     name, email = User.USERNAME_FIELD, getattr(User, "EMAIL_FIELD", "email")
-    nobody = Q(pk__in=[])
-    tries = [Q(**{name: text}) if name in fields else nobody]
+    no_user = Q(pk__in=[])
+    tries = [Q(**{name: text}) if name in fields else no_user]
     if "@" in text:
         lowered = {
             field: Q(Exact(Lower(field), Lower(Value(text))))
             for field in (email, name)
             if field in fields
         }
-        tries[0] |= lowered.pop(email, nobody)
+        tries[0] |= lowered.pop(email, no_user)
         tries += lowered.values()
     for matching in tries:
         users = User._default_manager.filter(matching).order_by("pk")

@@ -224,7 +224,7 @@ class Callback(HasReason, models.Model):
                 name="affiliations_callback_endpoint",
             ),
             models.Index(fields=["created_on"], name="affiliations_callback_made"),
-            # For the latest callbacks of a partner who has had none for a long time.
+            # For the latest callbacks of a partner, without reading those of others.
             models.Index(fields=["partner", "id"], name="affiliations_callback_partner"),
             models.Index(fields=["is_test", "id"], name="affiliations_callback_test"),
         ]
