@@ -8,12 +8,30 @@ from datetime import timedelta
 from typing import Any
 
 from django.db.models import Model, QuerySet
+from django.urls import NoReverseMatch, reverse
+from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
 from affiliations import db
 from affiliations.callbacks.maintenance import HEALTH_DAYS
 from affiliations.models import Callback, Conversion, Subscription
+
+
+def admin_path(
+    model: type[Model],
+    page: str,
+    *args: Any,
+    query: Mapping[str, Any],
+    current_app: str | None = None,
+) -> str:
+    """Return the path of a page of a model; empty if this site of the Admin does not have it."""
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}"
+    try:
+        path = reverse(name, args=args, current_app=current_app)
+    except NoReverseMatch:
+        return ""
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 @dataclass(frozen=True)

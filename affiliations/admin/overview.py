@@ -14,8 +14,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.forms import Media
 from django.template.response import TemplateResponse
-from django.urls import NoReverseMatch, path, reverse
-from django.utils.http import urlencode
+from django.urls import path
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
@@ -43,7 +42,7 @@ from affiliations.reports.columns import (
 )
 from affiliations.reports.numbers import Numbers
 from affiliations.reports.queries import report, top_partners
-from affiliations.waiting import kinds
+from affiliations.waiting import admin_path, kinds
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -83,12 +82,8 @@ def _url(
     request: HttpRequest, model: type[Model], page: str = "changelist", *args: Any, **query: Any
 ) -> str:
     """Return the URL of a page of a model; empty if this site of the Admin does not have it."""
-    name = f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}"
-    try:
-        url = reverse(name, args=args, current_app=getattr(request, "current_app", None))
-    except NoReverseMatch:
-        return ""
-    return f"{url}?{urlencode(query)}" if query else url
+    current_app = getattr(request, "current_app", None)
+    return admin_path(model, page, *args, query=query, current_app=current_app)
 
 
 def _list_url(request: HttpRequest, model: type[Model], **query: Any) -> str:

@@ -16,9 +16,8 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.mail import EmailMessage
 from django.template.loader import render_to_string
-from django.urls import NoReverseMatch, reverse
+from django.urls import NoReverseMatch
 from django.utils import timezone, translation
-from django.utils.http import urlencode
 
 from affiliations import waiting
 from affiliations.amounts import by_currency, money
@@ -154,10 +153,5 @@ def _page_url(news: News) -> str:
 def _admin_url(kind: waiting.Kind) -> str:
     if not settings.site_url:
         return ""
-    options = kind.model._meta
-    try:
-        url = reverse(f"admin:{options.app_label}_{options.model_name}_{kind.page}")
-    except NoReverseMatch:
-        return ""
-    query = f"?{urlencode(kind.query)}" if kind.query else ""
-    return f"{settings.site_url}{url}{query}"
+    path = waiting.admin_path(kind.model, kind.page, query=kind.query)
+    return f"{settings.site_url}{path}" if path else ""
