@@ -1,5 +1,5 @@
 """
-System checks of the host's settings and models. ``docs/checks.rst`` explains each id.
+System checks of the host's settings and models. ``docs/reference/checks.rst`` explains each id.
 
 Triggers are not checked here: ``affiliations.registry`` stops the start-up at an unusable one.
 """
@@ -116,7 +116,9 @@ def check_names() -> Messages:
     for name, meant in unknown_names():
         yield checks.Warning(
             f"{name} is no setting of affiliations, so it has no effect.",
-            hint=f"Did you mean {meant}?" if meant else "Remove it: docs/settings.rst lists all.",
+            hint=f"Did you mean {meant}?"
+            if meant
+            else "Remove it: docs/reference/settings.rst lists all.",
             id="affiliations.W013",
         )
 

@@ -221,7 +221,7 @@ _flag = partial(
 
 
 class Settings:
-    """All settings. ``docs/settings.rst`` explains each at length."""
+    """All settings. ``docs/reference/settings.rst`` explains each at length."""
 
     __slots__ = ()
 

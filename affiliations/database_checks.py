@@ -2,7 +2,7 @@
 System checks of routers and charsets.
 
 Rows that refer to each other need one database, and texts of links can have any character.
-``docs/checks.rst`` explains each id.
+``docs/reference/checks.rst`` explains each id.
 """
 
 from __future__ import annotations

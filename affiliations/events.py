@@ -319,7 +319,7 @@ class TriggerEvent:
         """
         Return the visitor to credit, open or not, and by what.
 
-        These are asked in this order, as docs/attribution.rst says:
+        These are asked in this order, as docs/explanation/attribution.rst says:
 
         1. a running earning period of the stated visitor or of the stated user,
         2. a partner's code on the order,

@@ -22,7 +22,7 @@ class Reason(models.TextChoices):
     """
     Why a click was filtered, a trigger not credited, or a conversion needs review.
 
-    docs/support.rst explains what to do about each reason.
+    docs/guides/nothing_happened.rst explains what to do about each reason.
     """
 
     # For a trigger that has fired:

@@ -684,7 +684,7 @@ class TestNames:
                 (
                     "affiliations.W013",
                     "AFFILIATE_OTTER",
-                    "Remove it: docs/settings.rst lists all.",
+                    "Remove it: docs/reference/settings.rst lists all.",
                 )
             ]
 

@@ -75,7 +75,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.rst"
 DOCS = ROOT / "docs"
 SECURITY = ROOT / "SECURITY.md"
-PAGES = [README, *sorted(DOCS.glob("*.rst"))]
+PAGES = [README, *sorted(DOCS.rglob("*.rst"))]
 
 #: Modules of 0.12 that are gone.
 RETIRED = ("affiliations.affiliations_settings", "affiliations.tests", "affiliations.utils.")
@@ -303,7 +303,7 @@ def run_doctests(found: Iterator[doctest.DocTest] | list[doctest.DocTest]) -> in
 def test_the_pages_have_code() -> None:
     """Or the tests below would find nothing wrong."""
     assert len(settings_blocks(README)) >= 4
-    assert {block.file for block in blocks(DOCS / "triggers.rst", "python")} > {
+    assert {block.file for block in blocks(DOCS / "guides/triggers.rst", "python")} > {
         "settings.py",
         "shop/triggers.py",
     }
@@ -365,7 +365,7 @@ def test_templates_of_a_page_write_the_absolute_link(page: Path) -> None:
     ("day", "age", "counted"),
     [(FRIDAY, 25, 1), (FRIDAY, 50, 1), (FRIDAY, 24, 0), (FRIDAY, 51, 0), (SATURDAY, 30, 0)],
 )
-@pytest.mark.parametrize("page", [README, DOCS / "triggers.rst"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, DOCS / "guides/triggers.rst"], ids=lambda page: page.name)
 def test_the_friday_trigger_counts_fridays_and_users_between_25_and_50(
     page: Path,
     day: date,
@@ -415,7 +415,7 @@ def test_the_banks_post_is_continued_with_the_visitors_cookies(
     """Browsers send no SameSite=Lax cookie with the POST of another site; test_browser.py shows."""
     SubscriptionFactory(partner=steep_notes, trigger="Order placed", counting="every")
     session = referred.cookies["sessionid"].value
-    shop(DOCS / "triggers.rst")
+    shop(DOCS / "guides/triggers.rst")
     bank = Client(enforce_csrf_checks=True)
 
     assert bank.post("/buy/").status_code == 403
@@ -436,7 +436,7 @@ def test_the_order_of_a_caller_is_credited(
     wire: Callable[[list[Any]], None],
 ) -> None:
     SubscriptionFactory(partner=steep_notes)
-    page = DOCS / "referring.rst"
+    page = DOCS / "guides/referring.rst"
     desk: Any = shop(page).desk  # type: ignore[attr-defined]
     wire(triggers(page, "Order placed"))
     user = UserFactory()
@@ -452,7 +452,7 @@ def test_the_order_of_a_caller_is_credited(
 def test_the_claim_of_an_agent_counts_only_with_the_token_of_the_partner(
     steep_notes: Partner, shop: Callable[[Path], ModuleType]
 ) -> None:
-    agents: Any = shop(DOCS / "referring.rst").agents  # type: ignore[attr-defined]
+    agents: Any = shop(DOCS / "guides/referring.rst").agents  # type: ignore[attr-defined]
     token = agents.token_of(steep_notes)
     for claim in (
         None,
@@ -485,7 +485,7 @@ def test_a_static_page_counts_clicks_in_the_place_that_the_page_gives_whitenoise
 ) -> None:
     [lines] = [
         run_settings(block)["MIDDLEWARE"]
-        for block in settings_blocks(DOCS / "attribution.rst")
+        for block in settings_blocks(DOCS / "explanation/attribution.rst")
         if "whitenoise" in block.code
     ]
     name = "whitenoise.middleware.WhiteNoiseMiddleware"
@@ -514,8 +514,8 @@ def test_the_shipped_order_is_credited_to_the_visitor_who_placed_it(
     wire: Callable[[list[Any]], None],
 ) -> None:
     SubscriptionFactory(partner=steep_notes, trigger="Order shipped")
-    package = shop(DOCS / "triggers.rst")
-    wire(triggers(DOCS / "triggers.rst", "Order shipped"))
+    package = shop(DOCS / "guides/triggers.rst")
+    wire(triggers(DOCS / "guides/triggers.rst", "Order shipped"))
     order = Order.objects.get(pk=referred.post("/buy/").content)
     order.user = UserFactory()
     assert not Conversion.objects.exists()
@@ -527,7 +527,7 @@ def test_the_shipped_order_is_credited_to_the_visitor_who_placed_it(
     assert (conversion.amount, conversion.currency) == (Decimal("49.90"), "EUR")
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "triggers.rst"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, DOCS / "guides/triggers.rst"], ids=lambda page: page.name)
 def test_the_placed_order_is_counted_with_its_reference(
     page: Path,
     referred: Client,
@@ -558,8 +558,8 @@ def test_a_payment_and_a_refund_decide_by_a_line_each(
     wire: Callable[[list[Any]], None],
 ) -> None:
     SubscriptionFactory(partner=steep_notes, approval="manual")
-    package = shop(DOCS / "deciding.rst")
-    wire(triggers(DOCS / "deciding.rst", "Order placed"))
+    package = shop(DOCS / "guides/approving.rst")
+    wire(triggers(DOCS / "guides/approving.rst", "Order placed"))
     order = Order.objects.get(pk=referred.post("/order/").content)
     statuses = [Conversion.objects.get().status]
     for happens in (package.payments.payment_arrived, package.payments.money_given_back):
@@ -578,8 +578,8 @@ def test_an_order_that_says_itself_whether_it_is_paid_is_approved_then(
 ) -> None:
     SubscriptionFactory(partner=steep_notes, approval="manual")
     monkeypatch.setattr(Order, "paid_on", None, raising=False)
-    shop(DOCS / "deciding.rst")
-    placed, *_ = triggers(DOCS / "deciding.rst", "Order placed")
+    shop(DOCS / "guides/approving.rst")
+    placed, *_ = triggers(DOCS / "guides/approving.rst", "Order placed")
     paid = ("Order paid", placed[1], "shop.triggers.order_is_paid", Order, {"of": placed[0]})
     wire([placed, paid])
     order = Order.objects.get(pk=referred.post("/order/").content)
@@ -599,8 +599,8 @@ def test_a_refund_adjusts_the_conversion_of_its_order(
 ) -> None:
     percent = {"payout_type": "percent", "payout_value": Decimal(10)}
     SubscriptionFactory(partner=steep_notes, trigger="Sale", **percent)
-    package = shop(DOCS / "deciding.rst")
-    wire(triggers(DOCS / "deciding.rst", "Sale"))
+    package = shop(DOCS / "guides/approving.rst")
+    wire(triggers(DOCS / "guides/approving.rst", "Sale"))
     order = Order.objects.get(pk=referred.post("/order/").content)
     Conversion.objects.update(
         status="approved", amount=100, currency="EUR", payout=10, payout_currency="EUR"
@@ -616,7 +616,7 @@ def test_all_partners_who_were_imported_are_subscribed_once(
     steep_notes: Partner, shop: Callable[[Path], ModuleType]
 ) -> None:
     SubscriptionFactory(trigger="Sale")
-    moving: Any = shop(DOCS / "moving.rst").moving
+    moving: Any = shop(DOCS / "guides/moving.rst").moving
     for _ in range(2):
         moving.subscribe()
     assert [rule.trigger for rule in Subscription.objects.order_by("pk")] == [
@@ -627,7 +627,9 @@ def test_all_partners_who_were_imported_are_subscribed_once(
 
 
 def test_the_file_of_the_import_can_be_imported(db: None) -> None:
-    [block] = [row for row in blocks(DOCS / "moving.rst", "text") if row.code.startswith("name,")]
+    [block] = [
+        row for row in blocks(DOCS / "guides/moving.rst", "text") if row.code.startswith("name,")
+    ]
     plan = partner_import.plan(block.code)
     assert plan.mistakes == []
     assert [partner.name for partner in plan.created] == ["Steep Notes", "The Cup"]
@@ -648,7 +650,7 @@ def test_a_payout_by_product_is_the_sum_of_its_lines(
     tens: dict[str, Any] = {"payout_type": "percent", "payout_value": 10}
     for trigger in ("Order placed", "Sale"):
         SubscriptionFactory(partner=steep_notes, trigger=trigger, counting="every", **tens)
-    shop(DOCS / "payouts.rst")
+    shop(DOCS / "guides/payouts.rst")
     settings.AFFILIATE_PAYOUT = "shop.by_product.payout"
     lines = [("tea", 50), ("cups", 25), ("books", 25)]
     order = Order.objects.create(total=100)
@@ -669,7 +671,7 @@ def test_a_payout_by_tier_grows_with_the_volume_of_the_month(
     django_assert_num_queries: Any,
 ) -> None:
     rule = SubscriptionFactory(partner=steep_notes, trigger="Order placed", counting="every")
-    package = shop(DOCS / "payouts.rst")
+    package = shop(DOCS / "guides/payouts.rst")
     settings.AFFILIATE_PAYOUT = "shop.by_volume.payout"
     sold: dict[str, Any] = {"amount": 9_000, "currency": "EUR"}
     ConversionFactory(visitor=VisitorFactory(), **sold)  # of another partner
@@ -688,7 +690,7 @@ def test_only_the_first_order_of_a_customer_is_paid(
 ) -> None:
     tens: dict[str, Any] = {"payout_type": "percent", "payout_value": 10}
     SubscriptionFactory(partner=steep_notes, trigger="Order placed", counting="every", **tens)
-    shop(DOCS / "payouts.rst")
+    shop(DOCS / "guides/payouts.rst")
     settings.AFFILIATE_PAYOUT = "shop.first_order.payout"
     user = UserFactory()
     for customer in (user, UserFactory(), user, None, None):
@@ -702,7 +704,7 @@ def test_staff_reject_at_their_desk(
     request = rf.get("/")
     request.user = UserFactory()
     conversion = ConversionFactory()
-    assert shop(DOCS / "deciding.rst").desk.reject(conversion, request)
+    assert shop(DOCS / "guides/approving.rst").desk.reject(conversion, request)
     stored = Conversion.objects.get()
     assert (stored.status, stored.decided_by) == ("rejected", request.user)
 
@@ -714,7 +716,7 @@ def test_the_async_receiver_credits(
     wire: Callable[[list[Any]], None],
 ) -> None:
     SubscriptionFactory(partner=steep_notes, trigger="Order shipped")
-    shop(DOCS / "triggers.rst")
+    shop(DOCS / "guides/triggers.rst")
     wire([("Order shipped", order_shipped, "shop.async_triggers.order_shipped", None)])
     async_to_sync(async_client.get)("/", {"affiliate_id": steep_notes.uid})
     order = async_to_sync(async_client.get)("/ship/").content.decode()
@@ -726,7 +728,7 @@ def test_the_receiver_of_a_suspension_logs_it(
     shop: Callable[[Path], ModuleType],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    shop(DOCS / "delivery.rst")
+    shop(DOCS / "explanation/delivery.rst")
     try:
         signals.subscription_suspended.send(Subscription, subscription=subscription)
     finally:
@@ -740,7 +742,7 @@ def test_the_middleware_that_limits_clicks_stops_a_flood_and_nobody_else(
     shop: Callable[[Path], ModuleType], client: Client
 ) -> None:
     cache.clear()
-    shop(DOCS / "floods.rst")
+    shop(DOCS / "guides/rate_limits.rst")
     limit: Any = import_module("shop.limits").limit_clicks
     limited = limit(lambda request: HttpResponse())
     click = RequestFactory().get("/", {"affiliate_id": "moox6esi"})
@@ -754,7 +756,7 @@ def test_the_middleware_that_limits_clicks_stops_a_flood_and_nobody_else(
 def test_the_search_of_guests_finds_their_orders(
     shop: Callable[[Path], ModuleType], monkeypatch: pytest.MonkeyPatch, db: None
 ) -> None:
-    search: Any = shop(DOCS / "settings.rst").search
+    search: Any = shop(DOCS / "reference/settings.rst").search
     monkeypatch.setattr(search, "Order", Newsletter)  # which has an address
     orders = [Newsletter.objects.create(email="anna@shop.example") for _ in range(2)]
     assert list(search.references("Anna@shop.example")) == [orders[1].pk, orders[0].pk]
@@ -763,7 +765,9 @@ def test_the_search_of_guests_finds_their_orders(
 
 @isolate_apps("tests.testapp")
 def test_the_field_that_keeps_the_visitor_is_the_one_that_the_tests_use() -> None:
-    [block] = [b for b in blocks(DOCS / "triggers.rst", "python") if b.file == "shop/models.py"]
+    [block] = [
+        b for b in blocks(DOCS / "guides/triggers.rst", "python") if b.file == "shop/models.py"
+    ]
     namespace: dict[str, Any] = {"__name__": "tests.testapp.models"}
     exec(block.code, namespace)
     shown = namespace["Order"]._meta.get_field("affiliate_visitor")
@@ -772,7 +776,7 @@ def test_the_field_that_keeps_the_visitor_is_the_one_that_the_tests_use() -> Non
 
 @pytest.mark.usefixtures("db", "logging_restored")
 def test_the_logging_lines_say_why_nothing_was_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    every = [run_settings(block) for block in settings_blocks(DOCS / "installation.rst")]
+    every = [run_settings(block) for block in settings_blocks(DOCS / "guides/installation.rst")]
     [config] = [shown["LOGGING"] for shown in every if "LOGGING" in shown]
     logging.config.dictConfig(config)
     visitor = VisitorFactory()
@@ -783,7 +787,9 @@ def test_the_logging_lines_say_why_nothing_was_counted(capsys: pytest.CaptureFix
     )
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "callbacks.rst"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [README, DOCS / "explanation/callbacks.rst"], ids=lambda page: page.name
+)
 def test_the_partner_receives_what_is_shown(
     page: Path, steep_notes: Partner, httpserver: HTTPServer, settings: Any
 ) -> None:
@@ -818,7 +824,9 @@ def test_the_lines_that_attempt_what_is_due_do(
     settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
     httpserver.expect_request("/due").respond_with_data("")
     callback = CallbackFactory(url=httpserver.url_for("/due"))
-    [block] = [b for b in blocks(DOCS / "callbacks.rst", "pycon") if "deliver(" in b.code]
+    [block] = [
+        b for b in blocks(DOCS / "explanation/callbacks.rst", "pycon") if "deliver(" in b.code
+    ]
     parsed = doctest.DocTestParser().get_doctest(block.code, {}, "callbacks.rst", None, 0)
     run_doctests([parsed])
     callback.refresh_from_db()
@@ -876,7 +884,7 @@ def test_every_setting_of_a_page_exists(page: Path) -> None:
 def test_the_security_policy_names_files_and_commands_that_exist() -> None:
     names = re.findall(r"`([\w./-]+)`", SECURITY.read_text(encoding="utf-8"))
     files = {name for name in names if "/" in name or name.endswith((".md", ".rst", ".toml"))}
-    assert "docs/privacy.rst" in files
+    assert "docs/explanation/privacy.rst" in files
     assert {name for name in files if not (ROOT / name).exists()} == set()
     commands = {name for name in names if re.fullmatch(r"[a-z]+_[a-z_]+", name)}
     directories = {path.name for path in ROOT.iterdir()}
@@ -898,7 +906,7 @@ def test_the_limits_in_the_security_policy_are_those_of_the_code() -> None:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    text = (DOCS / "settings.rst").read_text(encoding="utf-8")
+    text = (DOCS / "reference/settings.rst").read_text(encoding="utf-8")
     sections = re.findall(r"^(AFFILIATE_\w+)\n~+\n\nDefault: (.+)$", text, re.MULTILINE)
     defaults = {setting: default.strip("`") for setting, default in sections}
     properties = properties_by_setting()
@@ -915,7 +923,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_every_check_is_documented() -> None:
     code = inspect.getsource(checks) + inspect.getsource(database_checks)
-    text = (DOCS / "checks.rst").read_text(encoding="utf-8")
+    text = (DOCS / "reference/checks.rst").read_text(encoding="utf-8")
     assert set(re.findall(r"\b[EW]\d{3}\b", text)) == set(re.findall(r"\b[EW]\d{3}\b", code))
 
 
@@ -926,11 +934,13 @@ def first_cells(page: str) -> list[str]:
 
 
 def test_every_placeholder_is_documented() -> None:
-    assert set(first_cells("callbacks.rst")) >= {f"{{{name}}}" for name in placeholders.NAMES}
+    assert set(first_cells("explanation/callbacks.rst")) >= {
+        f"{{{name}}}" for name in placeholders.NAMES
+    }
 
 
 def test_every_reason_is_documented() -> None:
-    assert set(first_cells("support.rst")) == set(Reason.values)
+    assert set(first_cells("guides/nothing_happened.rst")) == set(Reason.values)
 
 
 def test_the_numbers_that_the_pages_give_are_those_of_the_code() -> None:

@@ -253,8 +253,10 @@ class TestAReferral:
 
 
 def shown(file: str) -> dict[str, Any]:
-    """Run the block of docs/testing.rst that belongs to a file."""
-    [block] = [block for block in blocks(DOCS / "testing.rst", "python") if block.file == file]
+    """Run the block of docs/guides/testing.rst that belongs to a file."""
+    [block] = [
+        block for block in blocks(DOCS / "guides/testing.rst", "python") if block.file == file
+    ]
     namespace = {"__name__": __name__}
     exec(block.code, namespace)
     return namespace
