@@ -75,6 +75,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.rst"
 DOCS = ROOT / "docs"
 SECURITY = ROOT / "SECURITY.md"
+CHANGELOG = ROOT / "CHANGELOG.rst"
 PAGES = [README, *sorted(DOCS.rglob("*.rst"))]
 
 #: Modules of 0.12 that are gone.
@@ -879,6 +880,12 @@ def test_every_command_and_option_of_a_page_exists(page: Path) -> None:
 def test_every_setting_of_a_page_exists(page: Path) -> None:
     named = set(re.findall(r"\bAFFILIATE_\w+", page.read_text(encoding="utf-8")))
     assert named - properties_by_setting().keys() == set()
+
+
+def test_the_changelog_links_to_pages_that_exist() -> None:
+    pages = re.findall(r"<(docs/\S+)>`_", CHANGELOG.read_text(encoding="utf-8"))
+    assert "docs/guides/upgrading.rst" in pages
+    assert [page for page in pages if not (ROOT / page).exists()] == []
 
 
 def test_the_security_policy_names_files_and_commands_that_exist() -> None:
