@@ -366,9 +366,7 @@ def test_templates_of_a_page_write_the_absolute_link(page: Path) -> None:
     ("day", "age", "counted"),
     [(FRIDAY, 25, 1), (FRIDAY, 50, 1), (FRIDAY, 24, 0), (FRIDAY, 51, 0), (SATURDAY, 30, 0)],
 )
-@pytest.mark.parametrize("page", [README, DOCS / "guides/triggers.rst"], ids=lambda page: page.name)
 def test_the_friday_trigger_counts_fridays_and_users_between_25_and_50(
-    page: Path,
     day: date,
     age: int,
     counted: int,
@@ -380,34 +378,13 @@ def test_the_friday_trigger_counts_fridays_and_users_between_25_and_50(
 ) -> None:
     SubscriptionFactory(partner=steep_notes, trigger="Registered on a Friday")
     monkeypatch.setattr(timezone, "localdate", lambda: day)
-    shop(page)
-    wire(triggers(page, "Registered on a Friday"))
+    shop(DOCS / "guides/triggers.rst")
+    wire(triggers(DOCS / "guides/triggers.rst", "Registered on a Friday"))
     user = get_user_model()._default_manager.get(
         pk=referred.post("/register/", {"age": age}).content.decode()
     )
     assert [c.user for c in Conversion.objects.all()] == [user] * counted
     assert Callback.objects.count() == counted
-
-
-def test_the_order_is_counted_when_it_is_placed_and_approved_when_it_is_paid(
-    referred: Client,
-    steep_notes: Partner,
-    shop: Callable[[Path], ModuleType],
-    wire: Callable[[list[Any]], None],
-) -> None:
-    SubscriptionFactory(partner=steep_notes, approval="manual")
-    package = shop(README)
-    wire(triggers(README, "Order placed"))
-    order = Order.objects.get(pk=referred.post("/buy/").content)
-    conversion = Conversion.objects.get()
-    assert (conversion.visitor, conversion.reference) == (order.affiliate_visitor, str(order.pk))
-    assert (conversion.amount, conversion.currency) == (Decimal("49.90"), "EUR")
-    assert conversion.status == "pending"
-    [block] = [found for found in blocks(README, "python") if found.file == "shop/signals.py"]
-    comment = block.code.rpartition("#")[2].strip()
-    exec(comment, {**vars(package.signals), "Order": Order, "order": order})
-    conversion.refresh_from_db()
-    assert conversion.status == "approved"
 
 
 def test_the_banks_post_is_continued_with_the_visitors_cookies(
@@ -545,8 +522,7 @@ def test_the_placed_order_is_counted_with_its_reference(
         for entry in shown
         if entry[0::3][:2] == ("Order placed", "shop.Order")
     ]
-    # The last one of the README is of orders that keep their visitor.
-    wire(placed[:1] if page == README else placed[-1:])
+    wire(placed[-1:])
     key = int(referred.post("/order/").content)
     wanted = str(key) if page == README else f"W{key:06}"
     assert Conversion.objects.get().reference == wanted
@@ -788,14 +764,11 @@ def test_the_logging_lines_say_why_nothing_was_counted(capsys: pytest.CaptureFix
     )
 
 
-@pytest.mark.parametrize(
-    "page", [README, DOCS / "explanation/callbacks.rst"], ids=lambda page: page.name
-)
 def test_the_partner_receives_what_is_shown(
-    page: Path, steep_notes: Partner, httpserver: HTTPServer, settings: Any
+    steep_notes: Partner, httpserver: HTTPServer, settings: Any
 ) -> None:
     settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
-    text = page.read_text(encoding="utf-8")
+    text = (DOCS / "explanation/callbacks.rst").read_text(encoding="utf-8")
     [url] = re.findall(r"^    (https://www\.yourpartner\.com\S+)$", text, re.MULTILINE)
     [(shown, agent)] = re.findall(
         r"^    GET (\S+) HTTP/1.1\n    Host: www\.yourpartner\.com\n    User-Agent: (.+)/1\.0\.0$",
