@@ -35,5 +35,13 @@ nitpick_ignore_regex = [
 # Its docstring says what deliver() returns: to import the class would load what sends.
 nitpick_ignore = [("py:class", "Summary")]
 
-html_theme = "alabaster"
-html_theme_options = {"description": _metadata["Summary"], "fixed_sidebar": True}
+html_theme = "furo"
+html_title = f"{project} {release}"
+templates_path = ["_templates"]
+html_additional_pages = {"contents": "contents.html"}
+html_theme_options = {"top_of_page_buttons": []}
+html_static_path = ["_static"]
+html_css_files = ["affiliations.css"]
+
+# `sphinx-build -b linkcheck` opens each external link. It needs a network, so tox does not run it.
+linkcheck_ignore = [r"https://(www\.yourpartner\.com|[\w.-]+\.example|www\.example\.com)/?"]
