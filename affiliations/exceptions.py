@@ -72,6 +72,97 @@ class Reason(models.TextChoices):
         """Return the label of a stored code, or the code itself if this version has no label."""
         return str(cls(code).label) if code in cls.values else code
 
+    @classmethod
+    def cure_of(cls, code: str) -> str:
+        """Return what to do about a stored code; empty if this version does not know it."""
+        return str(cls(code).cure) if code in cls.values else ""
+
+    @property
+    def cure(self) -> Any:
+        """What to do about it, in a sentence or two, translated when it is shown."""
+        return _CURES.get(self, "")
+
+
+#: What to do about each reason: read on the console, in ``explain_affiliation``, in the Admin and
+#: in the reference of the documentation.
+_CURES: dict[Reason, Any] = {
+    Reason.NO_VISITOR: _(
+        "The session may have ended, or the request is not the customer’s: store the visitor on "
+        "the order, or use AFFILIATE_COOKIE_NAME or AFFILIATE_ATTRIBUTE_BY_USER."
+    ),
+    Reason.NOT_THE_BUYER: _(
+        "Another user is logged in, or it happened on a page of staff. To credit the buyer’s own "
+        "click, store the visitor on the order, or set AFFILIATE_ATTRIBUTE_BY_USER = True."
+    ),
+    Reason.WINDOW_EXPIRED: _(
+        "Agree on a longer attribution window: the partner’s own, or AFFILIATE_ATTRIBUTION_WINDOW."
+    ),
+    Reason.PARTNER_INACTIVE: _(
+        "Tick “Active” on the partner’s page. What was missed is not credited afterwards."
+    ),
+    Reason.NOT_SUBSCRIBED: _(
+        "Add a subscription to this trigger on the partner’s page, or make it active."
+    ),
+    Reason.ALREADY_COUNTED: _(
+        "This visitor or this reference has a conversion already. To credit each order, choose "
+        "“Every order (unique reference)” in the subscription."
+    ),
+    Reason.REFERRAL_CLOSED: _(
+        "Clear “Stop tracking the visitor after the first conversion” in the subscription of the "
+        "earlier conversion, or click on the partner’s link again."
+    ),
+    Reason.EARNING_ENDED: _("Agree on a longer earning period in the subscription."),
+    Reason.STOPPED: _("Staff can still credit a conversion manually, on the visitor’s page."),
+    Reason.NO_REFERENCE: _("Give complete_trigger() an instance or a reference."),
+    Reason.DECIDED_BY_STAFF: _("If the signal is right, decide the conversion manually."),
+    Reason.NO_CONVERSION: _(
+        "Customers without a partner order too. If there should be a conversion, compare its "
+        "reference with that of the event."
+    ),
+    Reason.UNKNOWN_PARTNER: _(
+        "Copy the link from the partner’s page: a character may be missing, or the partner was "
+        "deleted."
+    ),
+    Reason.HEAD: _("Link checkers and “curl -I” send such requests: open the link in a browser."),
+    Reason.PREFETCH: _("Follow the link: that click is counted."),
+    Reason.SUBRESOURCE: _(
+        "If your own pages follow links by a script or in a frame, set AFFILIATE_COUNT_FETCHES or "
+        "AFFILIATE_COUNT_FRAMES = True. Otherwise ask the partner: in large numbers this is fraud, "
+        "called cookie stuffing."
+    ),
+    Reason.BOT: _(
+        "curl, scripts and headless browsers are taken for crawlers: use a browser, or set "
+        "AFFILIATE_IGNORE_BOTS = False."
+    ),
+    Reason.AGENT: _(
+        "If the person follows the link, that click is counted. To count agents, set "
+        "AFFILIATE_IGNORE_BOTS = False."
+    ),
+    Reason.DUPLICATE_CLICK: _(
+        "The visitor of the first click is still credited. For a new visitor, use a private "
+        "window, or set AFFILIATE_CLICK_DEDUPE_WINDOW = None."
+    ),
+    Reason.NO_CONSENT: _(
+        "AFFILIATE_CONSENT did not return True. Agree to be tracked, and open the link again."
+    ),
+    Reason.REMOVED: _("Staff removed clicks without a conversion. They are not counted again."),
+    Reason.TEST_EXPIRED: _("Create a new link with “Try this deal”."),
+    Reason.TEST_USED: _("Each link makes one test: create a new link with “Try this deal”."),
+    Reason.OPEN_REFERRAL: _(
+        "A test replaces no real click: open the link in a private window, in which nobody is "
+        "logged in."
+    ),
+    Reason.SCREENED: _("Check the conversion, and approve or reject it."),
+    Reason.NO_AMOUNT: _(
+        "Name the amount, and its currency, in the fifth item of AFFILIATE_TRIGGERS, such as "
+        '{"amount": "total", "currency": "currency"}. “Approve” asks for a missing amount.'
+    ),
+    Reason.NO_PAYOUT: _(
+        "Correct the function of AFFILIATE_PAYOUT: the log has its error. “Approve” asks for a "
+        "missing payout."
+    ),
+}
+
 
 class NotCredited(Exception):
     """

@@ -12,8 +12,15 @@ from django.test import Client
 
 from affiliations import timeline
 from affiliations.exceptions import NotCredited, Reason
-from affiliations.models import Conversion, FilteredClicks, UncreditedTrigger, Visitor
+from affiliations.models import (
+    CallbackAttempt,
+    Conversion,
+    FilteredClicks,
+    UncreditedTrigger,
+    Visitor,
+)
 from affiliations.models.clicks import Report
+from affiliations.models.delivery_errors import cure_for
 from affiliations.tracking.clicks import Click
 from affiliations.triggers import complete_trigger
 from tests.arrivals import commit, referred
@@ -42,6 +49,21 @@ def test_each_code_fits_in_the_columns(field: str) -> None:
         longest = model._meta.get_field(field).max_length
         assert longest is not None
         assert max(len(code) for code in Reason.values) <= longest
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_each_has_a_cure_that_is_a_sentence(reason: Reason) -> None:
+    assert str(reason.cure).endswith(".")
+    assert Reason.cure_of(reason.value) == reason.cure
+    assert Reason.cure_of("of another version") == ""
+
+
+@pytest.mark.parametrize("error", CallbackAttempt.Error)
+def test_each_error_of_a_callback_has_advice_and_a_cure(error: CallbackAttempt.Error) -> None:
+    assert str(error.advice).endswith(".")
+    is_ours = error in (error.BLOCKED_ADDRESS, error.CONFIGURATION)
+    assert (f"“{error.advice}”" in error.cure) is not is_ours
+    assert cure_for("of another version", None) == ""
 
 
 @pytest.mark.django_db

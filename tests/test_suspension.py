@@ -16,7 +16,7 @@ from django.utils import timezone
 from affiliations.callbacks import claims, results, suspension
 from affiliations.callbacks.slots import Slots
 from affiliations.callbacks.transport import Result
-from affiliations.models import Callback, CallbackAttempt, Subscription
+from affiliations.models import Callback, CallbackAttempt, Subscription, delivery_errors
 from tests.factories import CallbackFactory, ConversionFactory, SubscriptionFactory
 from tests.test_results import FAILED, OK, Error, attempt, claim, lease_ends, sent
 
@@ -273,7 +273,7 @@ class TestABusyServer:
         results.record([sent(callback, result)])
         return callback
 
-    @pytest.mark.parametrize("status", suspension.BUSY)
+    @pytest.mark.parametrize("status", delivery_errors.BUSY)
     def test_gets_nothing_more_until_the_pause_is_over(
         self, status: int, subscription: Subscription
     ) -> None:

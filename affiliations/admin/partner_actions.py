@@ -35,13 +35,6 @@ if TYPE_CHECKING:
 _MAX_TESTS = 10
 #: The number of clicks after which a request removes no more, since a server limits its time.
 _REMOVED_AT_ONCE = 20_000
-#: What to do if a test link did not count.
-_ADVICE: dict[str, Any] = {
-    Reason.TEST_EXPIRED: _("Create a new link."),
-    Reason.TEST_USED: _("Each link makes one test. Create a new link."),
-    Reason.OPEN_REFERRAL: _("Open the link in a private window."),
-    Reason.NO_CONSENT: _("Open the link again, and agree to be tracked."),
-}
 
 
 class ReactivateForm(ReasonForm):
@@ -141,7 +134,7 @@ class PartnerPages(ObjectViewsMixin):
             "followed": [
                 (
                     one,
-                    _ADVICE.get(one.reason, ""),
+                    Reason.cure_of(one.reason),
                     self.link_url(one.visitor) if one.visitor and may_view_visitors else "",
                 )
                 for one in followed.order_by("-followed_on", "-pk")[:_MAX_TESTS]

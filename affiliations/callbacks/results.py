@@ -26,13 +26,12 @@ from affiliations.callbacks.transport import AttemptResult, Result
 from affiliations.conf import settings
 from affiliations.db import status_in
 from affiliations.models import Callback, CallbackAttempt
+from affiliations.models.delivery_errors import GONE
 from affiliations.signals import announce, callback_delivered, callback_exhausted
 
 logger = logging.getLogger("affiliations")
 
 Status = Callback.Status
-
-_GONE = 410
 
 
 def record(attempts: Sequence[AttemptResult]) -> list[int]:
@@ -99,7 +98,7 @@ def _record_failed(attempt: AttemptResult, now: datetime) -> bool:
     """Schedule the next attempt, if there is one; return ``False`` if the claim does not hold."""
     callback, result = attempt.callback, attempt.result
     allowed = callback.attempts_allowed(settings.callback_retry_schedule)
-    if callback.attempt_count >= allowed or result.status_code == _GONE:
+    if callback.attempt_count >= allowed or result.status_code == GONE:
         return _exhaust(callback)
     logger.info(
         "Callback %s failed: %s (attempt %s of %s).",

@@ -23,6 +23,7 @@ from affiliations.callbacks import outbox
 from affiliations.conf import settings
 from affiliations.db import status_in
 from affiliations.models import Callback, Subscription
+from affiliations.models.delivery_errors import BUSY
 from affiliations.models.subscription import DELIVERY_FIELDS, WARN_AFTER_FAILURES
 from affiliations.signals import announce, subscription_suspended
 
@@ -35,8 +36,6 @@ logger = logging.getLogger("affiliations")
 SUSPEND_AFTER_FAILURES = 10
 SUSPEND_AFTER = timedelta(hours=72)
 
-#: Too many requests, or a gateway whose server does not answer: the partner asks for a pause.
-BUSY = (429, 502, 503, 504)
 LONGEST_PAUSE = timedelta(hours=1)
 #: A longer ``Retry-After`` of a partner is cut to this time.
 LONGEST_RETRY_AFTER = timedelta(hours=24)

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from affiliations import db, placeholders
 from affiliations.db import status_in
 from affiliations.models.conversion import Conversion, HasReason
+from affiliations.models.delivery_errors import DeliveryError
 from affiliations.models.partner import Partner
 from affiliations.models.subscription import Subscription
 
@@ -287,23 +288,7 @@ class Callback(HasReason, models.Model):
 
 
 class CallbackAttempt(models.Model):
-    class Error(models.TextChoices):
-        """Why an attempt failed. The documentation lists all of these codes."""
-
-        TIMEOUT = "timeout", _("the partner’s server did not respond in time")
-        DEADLINE = "deadline", _("the request took too long")
-        DNS = "dns", _("the host name was not found")
-        CONNECT = "connect", _("the connection failed")
-        TLS = "tls", _("the secure connection (TLS) failed")
-        BLOCKED_ADDRESS = "blocked_address", _("the address is inside this site’s network")
-        REDIRECTS = "redirects", _("too many redirects, or a redirect to an insecure address")
-        PROTOCOL = "protocol", _("the response is not valid HTTP")
-        HTTP_STATUS = "http_status", _("the partner’s server returned an error")
-        CONFIGURATION = (
-            "configuration",
-            _("this site’s settings prevented it"),
-        )
-        LOST = "lost", _("the connection was lost before the response was complete")
+    Error = DeliveryError
 
     #: The errors before anything is sent to the partner.
     NOT_SENT = (Error.DNS, Error.CONNECT, Error.TLS, Error.BLOCKED_ADDRESS, Error.CONFIGURATION)

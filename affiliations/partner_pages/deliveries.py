@@ -16,66 +16,19 @@ from urllib.parse import urlsplit
 from django.db.models import Prefetch
 from django.utils.translation import gettext_lazy as _
 
-from affiliations.callbacks import suspension
 from affiliations.models import Callback, CallbackAttempt, Partner
+from affiliations.models.delivery_errors import advice_for
 
 #: The number of callbacks that the page lists.
 LATEST = 15
 
 Error, Status = CallbackAttempt.Error, Callback.Status
 
-_GONE = 410
-
 #: The errors that staff read of "the partner's server", as the partner reads them.
 _OWN_ERRORS: dict[str, Any] = {
     Error.TIMEOUT: _("your server did not respond in time"),
     Error.HTTP_STATUS: _("your server returned an error"),
 }
-
-#: What the partner can do about an error. A status of HTTP has advice of its own.
-ADVICE: dict[str, Any] = {
-    Error.TIMEOUT: _(
-        "Answer as soon as you have stored the callback, and do slow work afterwards. Check that "
-        "your server can be reached from outside your network."
-    ),
-    Error.DEADLINE: _(
-        "Answer as soon as you have stored the callback, and do slow work afterwards. Redirects "
-        "take time, too: give us the final URL."
-    ),
-    Error.DNS: _(
-        "Check the host name and its DNS records. If your server has moved, give us the new URL."
-    ),
-    Error.CONNECT: _("Check that your server is running, and that no firewall blocks this site."),
-    Error.TLS: _(
-        "Check the certificate of your server: it must be valid for this host name, not have "
-        "expired, and come with its intermediate certificates."
-    ),
-    Error.BLOCKED_ADDRESS: _(
-        "The host name leads to an address that is not public. Correct its DNS records, or give "
-        "us another URL."
-    ),
-    Error.REDIRECTS: _("Give us the final URL, with https."),
-    Error.PROTOCOL: _("Check that a web server answers at this host and port."),
-    Error.HTTP_STATUS: _("Answer with a 2xx status as soon as you have stored the callback."),
-    Error.CONFIGURATION: _("You need not do anything. If it lasts, tell your contact at the site."),
-    Error.LOST: _(
-        "Check in the log of your server why the response broke off. If it was not on your side, "
-        "tell your contact at the site."
-    ),
-}
-_REFUSED = _(
-    "Your server refused the callback. Check the path and the parameters of the callback URL, and "
-    "let callbacks pass without a login or a bot check."
-)
-_FAULTY = _("Look for the error in the log of your server.")
-_NEVER_AGAIN = _(
-    "With 410 your server says “never again”. To get such a callback once more, ask your contact "
-    "at the site."
-)
-_BUSY = _(
-    "Your server, or the gateway before it, is busy or down. Get it to answer with a 2xx status "
-    "again."
-)
 
 #: The states of an endpoint, in words.
 _STATES: dict[str, Any] = {
@@ -143,7 +96,7 @@ def _endpoint(row: Any) -> SimpleNamespace:
         suspended_on=row.callbacks_suspended_on,
         next_on=max(moments, default=None),
         error=error_text(row.last_error, row.last_status_code),
-        advice=_advice(row.last_error, row.last_status_code),
+        advice=advice_for(row.last_error, row.last_status_code),
     )
 
 
@@ -165,7 +118,7 @@ def _callback(row: Callback) -> SimpleNamespace:
         status_display=_STATES[waits_for] if waits_for else row.get_status_display(),
         next_on=row.next_attempt_on if is_scheduled else None,
         error=error_text(error, code),
-        advice=_advice(error, code),
+        advice=advice_for(error, code),
     )
 
 
@@ -173,17 +126,6 @@ def error_text(error: str, status_code: int | None) -> str:
     """Return an error in words, with the status of the response; empty for none."""
     text = str(_OWN_ERRORS.get(error) or dict(Error.choices).get(error, ""))
     return f"{text} (HTTP {status_code})" if error and status_code else text
-
-
-def _advice(error: str, status_code: int | None) -> str:
-    if error != Error.HTTP_STATUS or status_code is None:
-        return str(ADVICE.get(error, ""))
-    if status_code == _GONE:
-        return str(_NEVER_AGAIN)
-    if status_code in suspension.BUSY:
-        return str(_BUSY)
-    by_class = {3: ADVICE[Error.REDIRECTS], 4: _REFUSED, 5: _FAULTY}
-    return str(by_class.get(status_code // 100, ADVICE[Error.HTTP_STATUS]))
 
 
 def _host(url: str) -> str:
