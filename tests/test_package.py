@@ -7,6 +7,8 @@ What `python -m build` made, opened and installed.
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +16,7 @@ import venv
 import zipfile
 from email import message_from_string
 from email.message import Message
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -106,15 +109,60 @@ def test_the_sdist_holds(name: str, in_sdist: set[str]) -> None:
 
 
 def test_the_sdist_holds_nothing_that_a_run_left_behind(in_sdist: set[str]) -> None:
-    generated = {"PKG-INFO", "setup.cfg"}
-    left = in_sdist - tracked() - generated
-    assert {name for name in left if ".egg-info/" not in name} == set()
+    assert in_sdist - tracked() == {"PKG-INFO"}
+
+
+def test_the_same_sources_build_the_same_bytes_anywhere(tmp_path: Path) -> None:
+    """A copy is newer or older than the repository, and another umask gives it other modes."""
+    for name in tracked():
+        copy = tmp_path / "copy" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy)
+        copy.chmod(copy.stat().st_mode & 0o700)
+        os.utime(copy, (1_000_000_000, 1_000_000_000))
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "copy"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        umask=0o077,
+    )
+
+    def built(folder: Path) -> dict[str, str]:
+        return {file.name: sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+    assert built(tmp_path / "dist") == built(DIST)
 
 
 def test_the_licence_is_an_expression_with_its_text(metadata: Message, in_wheel: set[str]) -> None:
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata.get_all("License-File") == ["LICENSE"]
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in in_wheel)
+
+
+def test_the_changelog_begins_with_this_version(metadata: Message) -> None:
+    changelog = (ROOT / "CHANGELOG.rst").read_text(encoding="utf-8")
+    heading = re.search(r"^(\S+) \(\d{4}-\d\d-\d\d\)\n-+$", changelog, re.MULTILINE)
+    assert heading is not None
+    assert heading[1] == metadata["Version"]
+
+
+def test_the_classifiers_name_the_pythons_and_djangos_that_the_tests_run_with(
+    metadata: Message,
+) -> None:
+    def named(what: str) -> set[str]:
+        found = (
+            re.fullmatch(rf"{what} :: (\d+\.\d+)", line)
+            for line in metadata.get_all("Classifier", [])
+        )
+        return {match[1] for match in found if match}
+
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    pythons = re.search(r"^pythons=\((.*)\)$", run, re.MULTILINE)
+    assert pythons is not None
+    assert named("Programming Language :: Python") == set(pythons[1].split())
+    djangos = {".".join(digits) for digits in re.findall(r"-dj(\d)(\d)-", run)}
+    assert named("Framework :: Django") == djangos
 
 
 def test_the_wheel_installs_into_a_fresh_environment_and_works(tmp_path: Path) -> None:
