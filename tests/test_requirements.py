@@ -57,3 +57,10 @@ def test_what_the_package_imports_is_installed_with_it_and_nothing_else() -> Non
 def test_werkzeug_is_new_enough_to_keep_the_requests_of_async_views_apart() -> None:
     """(D27) With Werkzeug 1 the request of django-tls is kept by thread."""
     assert required()["werkzeug"] == ">=2"
+
+
+def test_the_lowest_versions_that_the_tests_run_with_are_those_that_are_allowed() -> None:
+    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    lowest = {pin.name.lower(): str(pin.specifier).replace("==", ">=") for pin in pins}
+    assert lowest == required()
