@@ -19,9 +19,8 @@ from datetime import date, timedelta
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from textwrap import dedent
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -58,6 +57,7 @@ from affiliations.models import Callback, Conversion, Partner, Subscription, Vis
 from affiliations.reports import rollups
 from affiliations.reports.queries import LIMIT
 from affiliations.triggers import complete_trigger
+from tests.documented import DOCS, README, ROOT, blocks, run_settings, settings_blocks, triggers
 from tests.factories import (
     CallbackFactory,
     ConversionFactory,
@@ -71,9 +71,6 @@ from tests.test_public_api import MODULES, SUBPACKAGES
 from tests.testapp.models import Newsletter, Order
 from tests.urls import urlpatterns as usual_urlpatterns
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.rst"
-DOCS = ROOT / "docs"
 SECURITY = ROOT / "SECURITY.md"
 CHANGELOG = ROOT / "CHANGELOG.rst"
 PAGES = [README, *sorted(DOCS.rglob("*.rst"))]
@@ -81,7 +78,6 @@ PAGES = [README, *sorted(DOCS.rglob("*.rst"))]
 #: Modules of 0.12 that are gone.
 RETIRED = ("affiliations.affiliations_settings", "affiliations.tests", "affiliations.utils.")
 
-OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
 FRIDAY, SATURDAY = date(2026, 11, 27), date(2026, 11, 28)
 
 #: Those whose names hosts import or write into their settings; the last loads what sends.
@@ -133,61 +129,6 @@ urlpatterns = [
     path("payment/returned/", payment_returned),
     path("payment/done/", payment, {"step": "done"}),
 ]
-
-
-class Block(NamedTuple):
-    """A ``code-block`` of a page."""
-
-    language: str
-    code: str
-
-    @property
-    def file(self) -> str:
-        """The file that a block of Python belongs to, from its first line."""
-        match = re.match(r"# (settings\.py|shop/\w+\.py)\n", self.code)
-        assert match, f"A block of Python must say which file it belongs to:\n{self.code}"
-        return match[1]
-
-
-def blocks(page: Path, language: str) -> list[Block]:
-    found = re.finditer(
-        r"^(?P<indent> *)\.\. code-block:: (?P<language>\S+)\n\n"
-        r"(?P<code>(?:(?P=indent)    .*\n|\n)+)",
-        page.read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-    every = [Block(match["language"], dedent(match["code"]).strip() + "\n") for match in found]
-    return [block for block in every if block.language == language]
-
-
-def settings_blocks(page: Path) -> list[Block]:
-    return [block for block in blocks(page, "python") if block.file == "settings.py"]
-
-
-def run_settings(block: Block, kind: Callable[[Any], Any] = list) -> dict[str, Any]:
-    """
-    Run a block as the end of a project's settings and return what it sets.
-
-    ``kind`` is what the project writes its apps and middleware as.
-    """
-    code = block.code
-    for name in ("auth.User", "django.contrib.auth.models.User"):
-        # The pages speak to a project with Django's own users; this one may have others.
-        code = code.replace(f'"{name}"', repr(django_settings.AUTH_USER_MODEL))
-    namespace: dict[str, Any] = {
-        "INSTALLED_APPS": kind(
-            app for app in django_settings.INSTALLED_APPS if app != "affiliations"
-        ),
-        "MIDDLEWARE": kind(line for line in django_settings.MIDDLEWARE if line != OURS),
-    }
-    exec(code, namespace)
-    return {name: namespace[name] for name in re.findall(r"^([A-Z_]+) \+?= ", code, re.MULTILINE)}
-
-
-def triggers(page: Path, name: str) -> list[Any]:
-    """Return the triggers of the last settings on a page that have one of this name."""
-    lists = [run_settings(block).get("AFFILIATE_TRIGGERS", []) for block in settings_blocks(page)]
-    return [wired for wired in lists if wired and wired[0][0] == name][-1]
 
 
 def leads_somewhere(dotted: str) -> bool:

@@ -8,7 +8,7 @@ from rest_framework.serializers import ModelSerializer
 from rest_framework.viewsets import ModelViewSet
 
 from affiliations.tracking import current_visitor
-from tests.test_documentation import DOCS, blocks
+from tests.documented import DOCS, blocks
 from tests.testapp.models import Order
 from tests.urls import urlpatterns as ours
 
