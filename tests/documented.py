@@ -7,12 +7,14 @@ The tests of other packages, in tests/integrations, run those of the pages on th
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import pytest
 from django.conf import settings as django_settings
 
 ROOT = Path(__file__).parent.parent
@@ -75,3 +77,24 @@ def triggers(page: Path, name: str) -> list[Any]:
     """Return the triggers of the last settings on a page that have one of this name."""
     lists = [run_settings(block).get("AFFILIATE_TRIGGERS", []) for block in settings_blocks(page)]
     return [wired for wired in lists if wired and wired[0][0] == name][-1]
+
+
+def add_module(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """Let a test import an empty module."""
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
+
+
+def add_shop(monkeypatch: pytest.MonkeyPatch, page: Path, order: type[Any]) -> ModuleType:
+    """Let a test import the modules of a page, as the app ``shop`` with this model of an order."""
+    package = add_module(monkeypatch, "shop")
+    package.Order = order  # type: ignore[attr-defined] # "shop.Order" as a sender
+    add_module(monkeypatch, "shop.models").Order = order  # type: ignore[attr-defined]
+    for block in blocks(page, "python"):
+        if block.file not in ("settings.py", "shop/models.py"):
+            name = block.file.removesuffix(".py").replace("/", ".")
+            module = add_module(monkeypatch, name)
+            exec(block.code, vars(module))
+            setattr(package, name.rpartition(".")[2], module)
+    return package

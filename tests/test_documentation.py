@@ -57,7 +57,17 @@ from affiliations.models import Callback, Conversion, Partner, Subscription, Vis
 from affiliations.reports import rollups
 from affiliations.reports.queries import LIMIT
 from affiliations.triggers import complete_trigger
-from tests.documented import DOCS, README, ROOT, blocks, run_settings, settings_blocks, triggers
+from tests.documented import (
+    DOCS,
+    README,
+    ROOT,
+    add_module,
+    add_shop,
+    blocks,
+    run_settings,
+    settings_blocks,
+    triggers,
+)
 from tests.factories import (
     CallbackFactory,
     ConversionFactory,
@@ -160,38 +170,29 @@ def user_with_an_age() -> type[Any]:
 def shop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ModuleType]:
     """Make the modules of a page importable, as the app ``shop`` of the reader's project."""
 
-    def add(name: str) -> ModuleType:
-        module = ModuleType(name)
-        monkeypatch.setitem(sys.modules, name, module)
-        return module
+    def stub(dotted: str, value: Any) -> None:
+        name, _, attribute = dotted.rpartition(".")
+        setattr(sys.modules.get(name) or add_module(monkeypatch, name), attribute, value)
 
     def build(page: Path) -> ModuleType:
-        package = add("shop")
-        # "shop.Order" as a sender
-        package.Order = Order  # type: ignore[attr-defined]
-        add("shop.models").Order = Order  # type: ignore[attr-defined]
-        # "accounts.User" as a sender
-        add("accounts").User = user_with_an_age()  # type: ignore[attr-defined]
+        stub("accounts.User", user_with_an_age())
         # packages that a page shows, which `tox -e hosts` tries
         for dotted in (
             "oscar.apps.order.signals.order_placed",
             "oscar.apps.order.signals.order_status_changed",
+            "allauth.account.signals.email_confirmed",
             "allauth.account.signals.user_signed_up",
             "djstripe.Event",
         ):
-            name, _, attribute = dotted.rpartition(".")
-            setattr(sys.modules.get(name) or add(name), attribute, Signal())
-        add("rest_framework.decorators").api_view = lambda methods: csrf_exempt  # type: ignore[attr-defined]
-        add("rest_framework.response").Response = HttpResponse  # type: ignore[attr-defined]
-        add("djstripe.signals").WEBHOOK_SIGNALS = defaultdict(Signal)  # type: ignore[attr-defined]
-        for block in blocks(page, "python"):
-            if block.file in ("settings.py", "shop/models.py"):
-                continue
-            name = block.file.removesuffix(".py").replace("/", ".")
-            module = add(name)
-            exec(block.code, vars(module))
-            setattr(package, name.rpartition(".")[2], module)
-        return package
+            stub(dotted, Signal())
+        stub("wagtailforms.FormSubmission", Newsletter)
+        stub("djstripe.signals.WEBHOOK_SIGNALS", defaultdict(Signal))
+        stub("rest_framework.decorators.api_view", lambda methods: csrf_exempt)
+        stub("rest_framework.response.Response", HttpResponse)
+        stub("rest_framework.serializers.ModelSerializer", object)
+        stub("rest_framework.viewsets.ModelViewSet", object)
+        add_module(monkeypatch, "stripe")
+        return add_shop(monkeypatch, page, Order)
 
     return build
 

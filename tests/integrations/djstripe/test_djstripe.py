@@ -5,54 +5,31 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 import stripe
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import reverse
 from djstripe.models import Event, WebhookEndpoint
-from djstripe.signals import WEBHOOK_SIGNALS
 from pytest_httpserver import HTTPServer
 
 from affiliations.models import Conversion, Partner, Visitor
+from tests.documented import DOCS, add_shop, triggers
 from tests.factories import SubscriptionFactory
+from tests.testapp.models import Order
 
 pytestmark = pytest.mark.django_db
 
 SECRET = "whsec_of_the_shop"
-PAID = (
-    "Order paid",
-    WEBHOOK_SIGNALS["checkout.session.completed"],
-    "affiliations.triggers.object_saved",
-    "djstripe.Event",
-    {
-        "instance": "event",
-        "visitor": lambda event: event.data["object"]["client_reference_id"],
-        "reference": lambda event: event.data["object"]["metadata"]["order"],
-        "amount": lambda event: Decimal(event.data["object"]["amount_total"]) / 100,
-        "currency": lambda event: event.data["object"]["currency"],
-    },
-)
-REFUNDED = (
-    "Order refunded",
-    WEBHOOK_SIGNALS["charge.refunded"],
-    "affiliations.triggers.reject_conversions",
-    "djstripe.Event",
-    {
-        "instance": "event",
-        "of": "Order paid",
-        "reference": lambda event: event.data["object"]["metadata"]["order"],
-    },
-)
+PAGE = DOCS / "guides/djstripe.rst"
 
-#: What was paid at the checkout, and given back since.
+#: What was paid at the checkout.
 CHARGE = {
     "id": "ch_1",
     "object": "charge",
     "amount": 4990,
-    "amount_refunded": 4990,
     "currency": "eur",
-    "refunded": True,
     "captured": True,
     "paid": True,
     "status": "succeeded",
@@ -135,19 +112,67 @@ def test_a_checkout_that_stripe_reports_is_credited(
     assert (conversion.payout, conversion.payout_currency) == (Decimal("4.99"), "EUR")
 
 
-def test_a_payment_is_credited_and_rejected_by_the_events_of_stripe(
+def test_the_checkout_of_the_page_states_visitor_and_order(
+    follow_link: Callable[..., Visitor],
+    client: Client,
+    rf: RequestFactory,
+    httpserver: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop: Any = add_shop(monkeypatch, PAGE, Order)
+    monkeypatch.setattr(stripe, "api_base", httpserver.url_for("").rstrip("/"))
+    monkeypatch.setattr(stripe, "api_key", "sk_test_0")
+    session = {"id": "cs_1", "object": "checkout.session"}
+    httpserver.expect_request("/v1/checkout/sessions").respond_with_json(session)
+    order = Order.objects.create()
+    visitor = follow_link()
+    for browser in (client, Client()):
+        request = rf.get("/")
+        request.session = browser.session
+        shop.stripe_checkout.checkout(request, order, success_url="https://shop.example/thanks/")
+    sent = [parse_qs(request.get_data(as_text=True)) for request, _ in httpserver.log]
+    stated = [str(order.pk)]
+    assert [form["metadata[order]"] for form in sent] == [stated] * 2
+    assert [form["payment_intent_data[metadata][order]"] for form in sent] == [stated] * 2
+    assert [form.get("client_reference_id") for form in sent] == [[str(visitor.pk)], None]
+
+
+def test_a_payment_is_credited_and_a_refund_adjusts_it_by_the_events_of_stripe(
     follow_link: Callable[..., Visitor],
     partner: Partner,
     stripe_sends: Callable[[str, dict[str, Any]], None],
     wire: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    SubscriptionFactory(partner=partner, trigger="Order paid")
-    wire([PAID, REFUNDED])
+    SubscriptionFactory(
+        partner=partner, trigger="Order paid", payout_type="percent", payout_value=10
+    )
+    add_shop(monkeypatch, PAGE, Order)
+    wire(triggers(PAGE, "Order paid"))
     visitor = follow_link()
     stripe_sends("checkout.session.completed", checkout(visitor))
     conversion = Conversion.objects.get(partner=partner)
     assert (conversion.visitor, conversion.reference) == (visitor, "W17")
     assert (conversion.amount, conversion.currency) == (Decimal("49.90"), "EUR")
-    stripe_sends("charge.refunded", CHARGE)
-    conversion.refresh_from_db()
-    assert conversion.status == "rejected"
+    for refunded, payout, status in ((990, "4.00", "approved"), (4990, "0", "rejected")):
+        charge = {**CHARGE, "id": f"ch_{refunded}", "amount_refunded": refunded}
+        stripe_sends("charge.refunded", {**charge, "refunded": refunded == 4990})
+        conversion = Conversion.objects.get(partner=partner)
+        assert (conversion.status, conversion.current_payout) == (status, Decimal(payout))
+
+
+def test_events_of_other_checkouts_are_not_credited(
+    partner: Partner,
+    stripe_sends: Callable[[str, dict[str, Any]], None],
+    wire: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    SubscriptionFactory(partner=partner, trigger="Order paid")
+    add_shop(monkeypatch, PAGE, Order)
+    wire(triggers(PAGE, "Order paid"))
+    donation = {**checkout(Visitor(pk=1)), "client_reference_id": None, "metadata": {}}
+    stripe_sends("checkout.session.completed", donation)
+    stripe_sends("charge.refunded", {**CHARGE, "amount_refunded": 4990, "metadata": {}})
+    assert not Conversion.objects.filter(partner=partner).exists()
+    assert [r for r in caplog.records if r.name == "affiliations" and r.levelname == "ERROR"] == []

@@ -30,7 +30,11 @@ TEMPLATES[0]["OPTIONS"]["context_processors"] += [
     "oscar.core.context_processors.metadata",
 ]
 OSCAR_INITIAL_ORDER_STATUS = "Pending"
-OSCAR_ORDER_STATUS_PIPELINE = {"Pending": ("AttemptResult",), "AttemptResult": ()}
+OSCAR_ORDER_STATUS_PIPELINE = {
+    "Pending": ("Sent", "Cancelled"),
+    "Sent": ("Cancelled",),
+    "Cancelled": (),
+}
 
 AFFILIATE_TRIGGERS = [
     (

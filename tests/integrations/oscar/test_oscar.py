@@ -2,38 +2,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 from django.test import Client
 from django.urls import reverse
-from oscar.apps.order.models import Order
+from oscar.apps.order.models import Order, OrderDiscount
 from oscar.test.factories import create_product
 
-from affiliations.models import Conversion, Partner, Visitor
+from affiliations.models import Conversion, Partner, PartnerCode, Visitor
+from tests.documented import DOCS, add_shop, triggers
 from tests.factories import SubscriptionFactory, User
 
 pytestmark = pytest.mark.django_db
 
-ORDER_PLACED = (
-    "Order placed",
-    "oscar.apps.order.signals.order_placed",
-    "affiliations.triggers.object_saved",
-    None,
-    {
-        "instance": "order",
-        "user": "user",
-        "reference": "number",
-        "amount": "total_excl_tax",
-        "currency": "currency",
-    },
-)
-STATUS_CHANGED = (
-    "Order sent",
-    "oscar.apps.order.signals.order_status_changed",
-    "affiliations.triggers.approve_conversions",
-    None,
-    {"instance": "order", "of": "Order placed", "reference": "number"},
-)
+PAGE = DOCS / "guides/oscar.rst"
+
+
+@pytest.fixture
+def as_documented(monkeypatch: pytest.MonkeyPatch, wire: Callable[..., None]) -> None:
+    """Connect the triggers of the page on django-oscar."""
+    add_shop(monkeypatch, PAGE, Order)
+    wire(triggers(PAGE, "Order placed"))
 
 
 @pytest.fixture
@@ -84,14 +74,11 @@ def test_a_registration_with_the_shop_is_credited(
     assert conversion.user == User.objects.get(email="buyer@shop.example")
 
 
+@pytest.mark.usefixtures("as_documented")
 def test_the_signal_of_the_shop_gives_an_order_its_number_and_amount(
-    follow_link: Callable[..., Visitor],
-    partner: Partner,
-    buy: Callable[[], Order],
-    wire: Callable[..., None],
+    follow_link: Callable[..., Visitor], partner: Partner, buy: Callable[[], Order]
 ) -> None:
     SubscriptionFactory(partner=partner)
-    wire([ORDER_PLACED])
     visitor = follow_link()
     order = buy()
     conversion = Conversion.objects.get(partner=partner)
@@ -101,18 +88,35 @@ def test_the_signal_of_the_shop_gives_an_order_its_number_and_amount(
     assert (conversion.amount, conversion.currency) == (Decimal("24.98"), "GBP")
 
 
-def test_an_order_is_approved_when_staff_send_it(
+@pytest.mark.usefixtures("as_documented")
+def test_the_voucher_of_an_order_credits_its_partner(
+    partner: Partner, buy: Callable[[], Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SubscriptionFactory(partner=partner)
+    PartnerCode.objects.create(partner=partner, code="steep10")
+    discounts = SimpleNamespace(all=lambda: [SimpleNamespace(voucher_code="STEEP10")])
+    assert Order._meta.get_field("discounts").related_model is OrderDiscount
+    assert OrderDiscount(voucher_code="STEEP10").voucher_code == "STEEP10"
+    monkeypatch.setattr(Order, "discounts", discounts)
+    buy()
+    assert Conversion.objects.get(partner=partner).code == "STEEP10"
+
+
+@pytest.mark.usefixtures("as_documented")
+def test_an_order_is_approved_when_staff_send_it_and_rejected_when_they_cancel_it(
     follow_link: Callable[..., Visitor],
     partner: Partner,
     buy: Callable[[], Order],
     staff: Client,
-    wire: Callable[..., None],
 ) -> None:
     SubscriptionFactory(partner=partner, approval="manual")
-    wire([ORDER_PLACED, STATUS_CHANGED])
     follow_link()
-    change_status(staff, buy())
-    assert Conversion.objects.get(partner=partner).status == "approved"
+    order = buy()
+    statuses = [Conversion.objects.get(partner=partner).status]
+    for status in ("Sent", "Cancelled"):
+        change_status(staff, order, status)
+        statuses.append(Conversion.objects.get(partner=partner).status)
+    assert statuses == ["pending", "approved", "rejected"]
 
 
 def test_staff_who_change_an_order_in_the_dashboard_are_not_credited(
@@ -127,13 +131,13 @@ def test_staff_who_change_an_order_in_the_dashboard_are_not_credited(
     wire([("Order placed", "django.db.models.signals.post_save", receiver, sender)])
     order = buy()
     follow_link(staff)
-    change_status(staff, order)
+    change_status(staff, order, "Sent")
     assert not Conversion.objects.filter(partner=partner).exists()
 
 
-def change_status(staff: Client, order: Order) -> None:
-    """Let staff say in the dashboard that an order was sent."""
+def change_status(staff: Client, order: Order, status: str) -> None:
+    """Let staff say in the dashboard what happened to an order."""
     dashboard = reverse("dashboard:order-detail", args=[order.number])
-    staff.post(dashboard, {"order_action": "change_order_status", "new_status": "AttemptResult"})
+    staff.post(dashboard, {"order_action": "change_order_status", "new_status": status})
     order.refresh_from_db()
-    assert order.status == "AttemptResult"
+    assert order.status == status

@@ -9,11 +9,14 @@ from wagtail.contrib.forms.models import FormSubmission
 from wagtail.models import Site
 
 from affiliations.models import Conversion, Partner, Visitor
+from tests.documented import DOCS, add_shop, triggers
 from tests.factories import SubscriptionFactory
 from tests.integrations.wagtail.site.models import FormPage
 from tests.testapp.models import Order
 
 pytestmark = pytest.mark.django_db
+
+PAGE = DOCS / "guides/wagtail.rst"
 
 
 @pytest.fixture
@@ -27,8 +30,13 @@ def form_page() -> FormPage:
 
 
 def test_a_form_that_a_visitor_sends_is_credited(
-    follow_link: Callable[..., Visitor], partner: Partner, form_page: FormPage, client: Client
+    follow_link: Callable[..., Visitor],
+    partner: Partner,
+    form_page: FormPage,
+    client: Client,
+    wire: Callable[..., None],
 ) -> None:
+    wire(triggers(PAGE, "Form sent"))
     SubscriptionFactory(partner=partner, trigger="Form sent")
     visitor = follow_link()
     assert 'name="your_address"' in client.get(form_page.url).text
@@ -38,6 +46,29 @@ def test_a_form_that_a_visitor_sends_is_credited(
     conversion = Conversion.objects.get(partner=partner)
     assert (conversion.visitor, conversion.trigger) == (visitor, "Form sent")
     assert (conversion.user, conversion.reference) == (None, str(submission.pk))
+
+
+@pytest.mark.parametrize(("slug", "counted"), [("sample", 1), ("complaint", 0)])
+def test_the_receiver_of_the_page_counts_one_form(
+    slug: str,
+    counted: int,
+    follow_link: Callable[..., Visitor],
+    partner: Partner,
+    form_page: FormPage,
+    client: Client,
+    wire: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_shop(monkeypatch, PAGE, Order)
+    [(name, signal, _, *rest)] = triggers(PAGE, "Form sent")
+    wire([(name, signal, "shop.forms.sample_requested", *rest)])
+    SubscriptionFactory(partner=partner, trigger="Form sent")
+    form_page.slug = slug
+    form_page.save()
+    follow_link()
+    client.post(form_page.url, {"your_address": "reader@shop.example"})
+    assert FormSubmission.objects.count() == 1
+    assert Conversion.objects.filter(partner=partner).count() == counted
 
 
 def test_a_page_of_wagtail_follows_a_link(
