@@ -53,7 +53,14 @@ from affiliations.callbacks.worker import deliver
 from affiliations.conf import settings as our_settings
 from affiliations.conversions import recording
 from affiliations.exceptions import Reason
-from affiliations.models import Callback, Conversion, Partner, Subscription, Visitor
+from affiliations.models import (
+    Callback,
+    Conversion,
+    Partner,
+    PartnerCode,
+    Subscription,
+    Visitor,
+)
 from affiliations.reports import rollups
 from affiliations.reports.queries import LIMIT
 from affiliations.triggers import complete_trigger
@@ -337,7 +344,7 @@ def test_the_banks_post_is_continued_with_the_visitors_cookies(
     """Browsers send no SameSite=Lax cookie with the POST of another site; test_browser.py shows."""
     SubscriptionFactory(partner=steep_notes, trigger="Order placed", counting="every")
     session = referred.cookies["sessionid"].value
-    shop(DOCS / "guides/triggers.rst")
+    shop(DOCS / "guides/outside_requests.rst")
     bank = Client(enforce_csrf_checks=True)
 
     assert bank.post("/buy/").status_code == 403
@@ -407,7 +414,7 @@ def test_a_static_page_counts_clicks_in_the_place_that_the_page_gives_whitenoise
 ) -> None:
     [lines] = [
         run_settings(block)["MIDDLEWARE"]
-        for block in settings_blocks(DOCS / "explanation/attribution.rst")
+        for block in settings_blocks(DOCS / "guides/caching.rst")
         if "whitenoise" in block.code
     ]
     name = "whitenoise.middleware.WhiteNoiseMiddleware"
@@ -436,6 +443,7 @@ def test_the_shipped_order_is_credited_to_the_visitor_who_placed_it(
     wire: Callable[[list[Any]], None],
 ) -> None:
     SubscriptionFactory(partner=steep_notes, trigger="Order shipped")
+    shop(DOCS / "guides/outside_requests.rst")
     package = shop(DOCS / "guides/triggers.rst")
     wire(triggers(DOCS / "guides/triggers.rst", "Order shipped"))
     order = Order.objects.get(pk=referred.post("/buy/").content)
@@ -449,27 +457,156 @@ def test_the_shipped_order_is_credited_to_the_visitor_who_placed_it(
     assert (conversion.amount, conversion.currency) == (Decimal("49.90"), "EUR")
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "guides/triggers.rst"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    ("page", "reference"),
+    [(README, "{}"), (DOCS / "reference/triggers.rst", "W{:06}")],
+    ids=["README", "reference"],
+)
 def test_the_placed_order_is_counted_with_its_reference(
     page: Path,
+    reference: str,
     referred: Client,
     steep_notes: Partner,
     shop: Callable[[Path], ModuleType],
     wire: Callable[[list[Any]], None],
 ) -> None:
     SubscriptionFactory(partner=steep_notes, trigger="Order placed")
-    shop(page)
-    every = [run_settings(block).get("AFFILIATE_TRIGGERS", []) for block in settings_blocks(page)]
-    placed = [
-        entry
-        for shown in every
-        for entry in shown
-        if entry[0::3][:2] == ("Order placed", "shop.Order")
+    shop(DOCS / "guides/outside_requests.rst")
+    wire(triggers(page, "Order placed"))
+    key = int(referred.post("/buy/").content)
+    assert Conversion.objects.get().reference == reference.format(key)
+
+
+def test_a_quote_states_its_amount(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType], wire: Callable[[list[Any]], None]
+) -> None:
+    SubscriptionFactory(partner=steep_notes, trigger="Quote accepted")
+    quotes: Any = shop(DOCS / "guides/triggers.rst").quotes
+    options = {"visitor": "affiliate_visitor", "currency": "currency"}
+    wire([("Quote accepted", order_shipped, quotes.quote_accepted, None, options)])
+    visitor = VisitorFactory(partner=steep_notes)
+    quote = Order.objects.create(affiliate_visitor=visitor, total=50, currency="EUR")
+    quote.net = lambda: Decimal(40)
+    order_shipped.send(None, instance=quote)
+    assert Conversion.objects.get().amount == 40
+
+
+def test_the_commission_is_of_the_goods_alone(
+    steep_notes: Partner,
+    referred: Client,
+    shop: Callable[[Path], ModuleType],
+    wire: Callable[[list[Any]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    SubscriptionFactory(partner=steep_notes, trigger="Order placed")
+    for cost in ("shipping", "tax"):
+        monkeypatch.setattr(Order, cost, Decimal(5), raising=False)
+    shop(DOCS / "guides/outside_requests.rst")
+    shop(DOCS / "guides/amounts.rst")
+    wire(triggers(DOCS / "guides/amounts.rst", "Order placed"))
+    package = import_module("shop")
+    package.views = sys.modules["shop.views"]  # type: ignore[attr-defined]
+    referred.post("/buy/")
+    assert Conversion.objects.get().amount == Decimal("39.90")
+
+
+def test_a_coupon_on_the_order_credits_its_partner(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType], wire: Callable[[list[Any]], None]
+) -> None:
+    SubscriptionFactory(partner=steep_notes, trigger="Order placed")
+    PartnerCode.objects.create(partner=steep_notes, code="steepnotes")
+    shop(DOCS / "guides/codes.rst")
+    wire(triggers(DOCS / "guides/codes.rst", "Order placed"))
+    Order.objects.create(note="SUMMER SteepNotes", total=40, currency="EUR")
+    assert Conversion.objects.get().partner == steep_notes
+
+
+def test_a_renewal_is_credited_long_after_the_click(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType]
+) -> None:
+    months: dict[str, Any] = {"earns_for": "months", "earns_months": 12, "counting": "every"}
+    rule = SubscriptionFactory(partner=steep_notes, trigger="Order placed", **months)
+    webhooks: Any = shop(DOCS / "guides/renewals.rst").webhooks
+    long_ago = timezone.now() - timedelta(days=200)
+    user = UserFactory()
+    visitor = VisitorFactory(partner=steep_notes, user=user, referred_on=long_ago)
+    ConversionFactory(visitor=visitor, subscription=rule, user=user, created_on=long_ago)
+    webhooks.subscription_renewed(user, "2026-12", Decimal(20))
+    webhooks.subscription_renewed(UserFactory(), "2026-13", Decimal(20))
+    assert Conversion.objects.latest("pk").reference == "2026-12"
+    assert Conversion.objects.count() == 2
+
+
+def test_each_site_has_a_trigger_and_links_pass_the_visitor_on(
+    steep_notes: Partner,
+    client: Client,
+    rf: RequestFactory,
+    shop: Callable[[Path], ModuleType],
+    wire: Callable[[list[Any]], None],
+) -> None:
+    page = DOCS / "guides/several_sites.rst"
+    package: Any = shop(page)
+    wire(triggers(page, "Order in Denmark"))
+    for country in ("Denmark", "Germany"):
+        SubscriptionFactory(
+            partner=steep_notes, trigger=f"Order in {country}", closes_referral=False
+        )
+    client.get("/", {"affiliate_id": steep_notes.uid, "click_id": "42"})
+    visitor = Visitor.objects.get()
+    for currency in ("DKK", "EUR", "SEK"):
+        Order.objects.create(affiliate_visitor=visitor, total=40, currency=currency)
+    assert [c.trigger for c in Conversion.objects.order_by("pk")] == [
+        "Order in Denmark",
+        "Order in Germany",
     ]
-    wire(placed[-1:])
-    key = int(referred.post("/order/").content)
-    wanted = str(key) if page == README else f"W{key:06}"
-    assert Conversion.objects.get().reference == wanted
+    links = []
+    for browser in (client, Client()):
+        request = rf.get("/")
+        request.session = browser.session
+        links.append(package.sites.link_to_other_site(request, "https://shop.example/"))
+    assert links == [
+        "https://shop.example/?affiliate_id=moox6esi&click_id=42",
+        "https://shop.example/",
+    ]
+
+
+def test_imported_orders_are_not_credited(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType], wire: Callable[[list[Any]], None]
+) -> None:
+    SubscriptionFactory(partner=steep_notes, trigger="Order placed", counting="every")
+    imports: Any = shop(DOCS / "guides/imports.rst").imports
+    user = UserFactory()
+    VisitorFactory(partner=steep_notes, user=user)
+    wire(triggers(README, "Order placed"))
+    with override_settings(AFFILIATE_ATTRIBUTE_BY_USER=True):
+        imports.import_orders([{"number": "1", "user": user}])
+        assert not Conversion.objects.exists()
+        Order.objects.create(note="2", user=user)
+    assert Conversion.objects.count() == 1
+
+
+def test_a_partner_is_stopped_and_a_customer_from_before_is_reviewed(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType], rf: RequestFactory
+) -> None:
+    package: Any = shop(DOCS / "guides/fraud.rst")
+    visitor = VisitorFactory(partner=steep_notes)
+    customer = UserFactory(date_joined=visitor.referred_on - timedelta(days=1))
+    assert package.screening.new_customers_only(visitor, customer, None)
+    assert package.screening.new_customers_only(visitor, None, None) is None
+    request = rf.get("/")
+    request.user = customer
+    assert package.fraud.stop(steep_notes, request) == 0
+    assert Partner.objects.get().stopped_by == customer
+
+
+def test_a_closed_account_leaves_no_click_id(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType]
+) -> None:
+    user = UserFactory()
+    VisitorFactory(partner=steep_notes, user=user, click_id="42")
+    shop(DOCS / "guides/purging.rst").accounts.close_account(user)  # type: ignore[attr-defined]
+    visitor = Visitor.objects.get()
+    assert (visitor.click_id, visitor.user) == ("", None)
 
 
 def test_a_payment_and_a_refund_decide_by_a_line_each(
@@ -649,7 +786,7 @@ def test_the_receiver_of_a_suspension_logs_it(
     shop: Callable[[Path], ModuleType],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    shop(DOCS / "explanation/delivery.rst")
+    shop(DOCS / "guides/monitoring.rst")
     try:
         signals.subscription_suspended.send(Subscription, subscription=subscription)
     finally:
@@ -687,7 +824,9 @@ def test_the_search_of_guests_finds_their_orders(
 @isolate_apps("tests.testapp")
 def test_the_field_that_keeps_the_visitor_is_the_one_that_the_tests_use() -> None:
     [block] = [
-        b for b in blocks(DOCS / "guides/triggers.rst", "python") if b.file == "shop/models.py"
+        b
+        for b in blocks(DOCS / "guides/outside_requests.rst", "python")
+        if b.file == "shop/models.py"
     ]
     namespace: dict[str, Any] = {"__name__": "tests.testapp.models"}
     exec(block.code, namespace)
@@ -697,7 +836,7 @@ def test_the_field_that_keeps_the_visitor_is_the_one_that_the_tests_use() -> Non
 
 @pytest.mark.usefixtures("db", "logging_restored")
 def test_the_logging_lines_say_why_nothing_was_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    every = [run_settings(block) for block in settings_blocks(DOCS / "guides/installation.rst")]
+    every = [run_settings(block) for block in settings_blocks(DOCS / "guides/monitoring.rst")]
     [config] = [shown["LOGGING"] for shown in every if "LOGGING" in shown]
     logging.config.dictConfig(config)
     visitor = VisitorFactory()
@@ -742,10 +881,8 @@ def test_the_lines_that_attempt_what_is_due_do(
     settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
     httpserver.expect_request("/due").respond_with_data("")
     callback = CallbackFactory(url=httpserver.url_for("/due"))
-    [block] = [
-        b for b in blocks(DOCS / "explanation/callbacks.rst", "pycon") if "deliver(" in b.code
-    ]
-    parsed = doctest.DocTestParser().get_doctest(block.code, {}, "callbacks.rst", None, 0)
+    [block] = [b for b in blocks(DOCS / "guides/resending.rst", "pycon") if "deliver(" in b.code]
+    parsed = doctest.DocTestParser().get_doctest(block.code, {}, "resending.rst", None, 0)
     run_doctests([parsed])
     callback.refresh_from_db()
     assert callback.status == Callback.Status.DELIVERED
@@ -786,7 +923,11 @@ def test_every_command_and_option_of_a_page_exists(page: Path) -> None:
     apps = get_commands()
     text = page.read_text(encoding="utf-8")
     for name, arguments in re.findall(r"manage\.py (\w+)([^`\n\"]*)", text):
-        if name in ("db_worker", "tenant_command"):  # These packages need not be installed.
+        if name in (
+            "all_tenants_command",
+            "db_worker",
+            "tenant_command",
+        ):  # These packages need not be installed.
             continue
         parser = load_command_class(apps[name], name).create_parser("manage.py", name)
         options = set(re.findall(r"--[\w-]+", arguments))
