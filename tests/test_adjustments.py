@@ -36,7 +36,7 @@ from affiliations.triggers import (
     reject_conversions,
 )
 from tests.arrivals import commit, referred, request_of
-from tests.factories import ConversionFactory, UserFactory
+from tests.factories import ConversionFactory, SubscriptionFactory, UserFactory
 from tests.testapp.models import Newsletter, Order
 
 pytestmark = pytest.mark.django_db
@@ -574,6 +574,12 @@ class TestAMissingAmount:
         assert not adjustments.fill_in(conversion, Decimal(90), "EUR")
         assert now(conversion) == (PENDING, 80, 8)
 
+    def test_of_a_fixed_payout_is_filled_in_with_that_payout(self) -> None:
+        _, conversion = ordered(FIXED, total=None)
+        assert adjustments.fill_in(conversion, Decimal(80), "SEK")
+        assert now(conversion) == (PENDING, 80, 10)
+        assert conversion.payout_currency == "EUR"
+
     def test_is_filled_in_only_while_it_is_pending(self) -> None:
         _, conversion = ordered(FIXED, total=None)
         stale = Conversion.objects.get()
@@ -673,6 +679,12 @@ class TestATotalThatIsSavedLater:
         [callback] = Callback.objects.due(timezone.now())
         assert handed_over == [callback.pk]
         assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+    def test_changes_the_callbacks_of_its_own_conversion_only(self) -> None:
+        own = SubscriptionFactory()
+        other = Callback.objects.create(subscription=own, partner=own.partner, url="/other")
+        self.place(0, Decimal(100))
+        assert Callback.objects.get(pk=other.pk).url == other.url
 
     def test_that_no_payout_depends_on_is_told_too(self) -> None:
         conversion = self.place(0, Decimal(100), **FIXED | {"call_on_approval": True})

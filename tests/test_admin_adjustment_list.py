@@ -142,6 +142,10 @@ class TestAList:
         [(_number, text)] = mistakes(send(staff, line))
         assert text.startswith("Enter a reference and an amount")
 
+    def test_with_a_line_of_empty_values_names_it(self, staff: Client) -> None:
+        found = mistakes(send(staff, 'A-1,60\n"",""'))
+        assert [number for number, _text in found] == [1, 2]
+
     def test_of_a_currency_with_three_decimals(self, staff: Client) -> None:
         row = counted(reference="A-1", currency="KWD", payout_currency="KWD")
         [(_number, text)] = mistakes(send(staff, "A-1; 12.345"))

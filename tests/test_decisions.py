@@ -34,6 +34,7 @@ from affiliations.models import (
     Subscription,
     Visitor,
 )
+from affiliations.models.accounts import account_name
 from affiliations.signals import conversion_decided, trigger_not_credited
 from affiliations.testing import start_referral
 from affiliations.tracking import binding
@@ -161,6 +162,9 @@ class TestADecision:
         conversion = counted()
         decisions.decide(conversion, REJECTED, reason="x" * 300)
         assert Conversion.objects.get().reason == "x" * 255
+        decide(conversion, PENDING)
+        decisions.stop_for_fraud(conversion.partner, reason="y" * 300)
+        assert Conversion.objects.get().reason == "y" * 255
 
     def test_that_is_made_already_changes_nothing(self, django_assert_num_queries: Any) -> None:
         conversion = counted()
@@ -1085,6 +1089,9 @@ class TestAPartnerWhoIsStopped:
             ("c", REJECTED, "", None),
             ("d", REJECTED, "Own orders", staff),
         ]
+        names = Conversion.objects.filter(partner=partner).order_by("reference")
+        names = names.values_list("decided_by_name", flat=True)
+        assert list(names) == [account_name(staff), "", "", account_name(staff)]
         theirs = Callback.objects.filter(partner=partner).order_by("conversion__reference")
         assert [(one.status, one.reason) for one in theirs] == [
             (CANCELLED, "Own orders"),
@@ -1097,6 +1104,23 @@ class TestAPartnerWhoIsStopped:
         assert status_of(other) == PENDING
         assert [callback.conversion for callback in claim()] == [other]
         assert pending.partner == partner
+
+    def test_costs_no_more_queries_for_what_is_decided(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(decisions, "_BATCH", 1)
+        rule = {"counting": "every", "closes_referral": False, "approval": "manual"}
+        numbers = []
+        for more in (0, 3):
+            visitor = referred(callback_url="", **rule)
+            for number in range(1 + more):
+                complete_trigger(None, "Order placed", visitor=visitor, reference=f"{more}{number}")
+            for row in Conversion.objects.filter(visitor=visitor)[1:]:
+                decide(row, APPROVED)
+            with CaptureQueriesContext(connection) as queries:
+                assert decisions.stop_for_fraud(visitor.partner, reason="Own orders") == 1
+            numbers.append(len(queries))
+        assert numbers[0] == numbers[1]
 
     def test_gets_no_more_credit(self) -> None:
         conversion = counted(closes_referral=False)

@@ -256,6 +256,17 @@ class TestAnOrder:
         assert seen(Conversion.objects.get())[3:] == (100, "EUR")
         assert Conversion.objects.get().status == "approved"
 
+    def test_with_a_total_keeps_it_whatever_is_saved_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            failing(patch, LOCKED)
+            with transaction.atomic():
+                order = placed(referred())
+                order.total = 50
+                order.save()
+        assert FailedTrigger.objects.get().amount == "100"
+
     def test_with_a_long_reference_is_found_by_it_afterwards(
         self, monkeypatch: pytest.MonkeyPatch, wire: Any
     ) -> None:

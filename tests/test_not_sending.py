@@ -76,6 +76,13 @@ def test_what_a_rejection_contradicts_meanwhile_is_not_resent(settings: Any) -> 
     assert outbox.resend(callback)
 
 
+def test_what_was_resent_before_a_rejection_locks_it_keeps_its_reason() -> None:
+    callback = CallbackFactory(status=Status.CANCELLED, reason=outbox.SENDING_IS_OFF)
+    Callback.objects.update(status=Status.DELIVERED, reason="")
+    outbox._contradict([callback])
+    assert Callback.objects.get().reason == ""
+
+
 def test_no_button_sends(staff: Client) -> None:
     with RawPartner() as server:
         subscription = SubscriptionFactory(callback_url=server.url + "?v={visitor_id}")

@@ -8,6 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from affiliations.conversions import references
 from affiliations.exceptions import Reason
 from affiliations.models import Conversion, FailedTrigger, UncreditedTrigger
 from affiliations.models.conversion_queries import reference_key
@@ -55,6 +56,12 @@ def test_references_follow_a_renamed_model(capsys: pytest.CaptureFixture[str], b
     assert UncreditedTrigger.objects.get(visitor=visitor).reference == "testapp.order:7"
     assert FailedTrigger.objects.get().reference == "testapp.order:8"
     assert "0 references were renamed." in renamed(capsys)
+
+
+def test_only_rows_with_a_reference_of_the_model_are_read() -> None:
+    for reference in ("shop.order:1", "W-1"):
+        credited(reference)
+    assert list(references.rename("shop.order", "testapp.order", batch=1)) == [(1, [])]
 
 
 def test_a_reference_that_is_taken_is_named_and_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,6 +195,13 @@ class TestAResendWithTheUrlOfToday:
         assert outbox.resend_anew(callback).version == 3
         assert outbox.resend_anew(second).version == 4
 
+    def test_has_versions_for_each_event(self) -> None:
+        callback = ended(Status.EXHAUSTED)
+        of_conversion = {name: getattr(callback, name) for name in ("conversion", "subscription")}
+        approval = ended(Status.DELIVERED, event=Callback.Event.APPROVAL, **of_conversion)
+        assert outbox.resend_anew(callback).version == 2
+        assert outbox.resend_anew(approval).version == 2
+
     def test_says_when_it_was_made(self) -> None:
         """A partner who reads the timestamp of the URL reads the time of this one."""
         callback = ended(Status.EXHAUSTED)

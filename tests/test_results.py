@@ -160,9 +160,12 @@ class TestTheFence:
         assert slow.next_attempt_on == other.next_attempt_on
         assert Subscription.objects.get().failure_count == 0
 
-    def test_lets_a_late_410_change_nothing(self, two: tuple[Callback, Callback]) -> None:
+    def test_lets_a_late_410_change_nothing(
+        self, two: tuple[Callback, Callback], caplog: pytest.LogCaptureFixture
+    ) -> None:
         results.record([sent(two[0], GONE)])
         assert Callback.objects.get().status == Status.QUEUED
+        assert not caplog.records  # Nobody is told that it is exhausted.
 
     def test_writes_a_late_attempt_down_all_the_same(self, two: tuple[Callback, Callback]) -> None:
         results.record([sent(two[1], FAILED)])

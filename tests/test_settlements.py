@@ -428,6 +428,11 @@ class TestTheBalance:
         }
         assert set(unpaid.balances(timezone.now(), other.partner)) == {(other.partner.pk, "EUR")}
 
+    def test_of_a_stopped_partner_is_what_is_held_back(self) -> None:
+        partner = earned("10").partner
+        decisions.stop_for_fraud(partner, reason="Own orders")
+        assert unpaid.balance(partner, "EUR", timezone.now()) == Balance(1, Decimal(10))
+
     def test_is_what_the_settlement_takes(self) -> None:
         first = settled("10")
         second = earned("5", visitor__partner=first.partner)
@@ -439,6 +444,7 @@ class TestTheBalance:
         shown = unpaid.balance(first.partner, "EUR", timezone.now())
         assert shown == Balance(1, Decimal(5), 2, Decimal(-12))
         assert shown.total == -7
+        assert not unpaid.balances(timezone.now(), PartnerFactory())
         settlement = settle(first.partner, expected=shown)
         assert settlement is not None
         assert settlement.total == -7

@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import DataError, IntegrityError, OperationalError, connection, connections
 from django.utils import timezone
 
 from affiliations.callbacks import claims, worker
 from affiliations.callbacks.slots import Call, Slots
+from affiliations.callbacks.transport import AttemptResult, Result
 from affiliations.callbacks.worker import DeliveryWorker, Summary
 from affiliations.conf import settings
 from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
@@ -524,6 +525,39 @@ def threading_begin(outage: Outage) -> None:
     thread = threading.Thread(target=outage.begin)
     thread.start()
     thread.join(10)
+
+
+def test_results_are_recorded_in_groups_while_calls_are_in_flight() -> None:
+    delivery = DeliveryWorker()
+    [callback] = due(1, "http://127.0.0.1:1/")
+    delivery._slots.add(callback, time.monotonic())
+    delivery._add(AttemptResult(callback, timezone.now(), Result(1)))
+    delivery._first_ended = float("inf")
+    assert not delivery._is_time_to_record()
+    delivery._first_ended = 0
+    assert delivery._is_time_to_record()
+
+
+@pytest.mark.parametrize("error", [DataError, IntegrityError])
+def test_a_result_that_the_database_refuses_is_dropped_alone(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, accepted = due(2, "http://127.0.0.1:1/")
+    recorded = []
+
+    def record(group: list[AttemptResult]) -> list[int]:
+        if refused in [attempt.callback for attempt in group]:
+            raise error
+        recorded.extend(group)
+        return []
+
+    monkeypatch.setattr(worker.results, "record", record)
+    monkeypatch.setattr(worker, "_DATABASE_PAUSE", 0)
+    delivery = DeliveryWorker()
+    delivery.stop()  # It would try a passing failure again, but not forever.
+    attempts = [AttemptResult(row, timezone.now(), Result(1)) for row in (refused, accepted)]
+    delivery._write(attempts)
+    assert recorded == attempts[1:]
 
 
 @committed

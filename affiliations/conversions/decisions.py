@@ -176,7 +176,7 @@ def stop_for_fraud(partner: Partner, *, reason: str, by: User | None = None) -> 
         for start in range(0, len(keys), _BATCH):
             batch = conversions.filter(pk__in=keys[start : start + _BATCH])
             db.lock_rows(batch)
-            batch.filter(may_be_paid=True).update(may_be_paid=False)
+            batch.update(may_be_paid=False)
             count += batch.filter(status_in(Status.PENDING)).update(
                 status=Status.REJECTED,
                 reason=reason[:255],
@@ -195,9 +195,7 @@ def stop_for_fraud(partner: Partner, *, reason: str, by: User | None = None) -> 
         # If the partner is stopped already, the first person and reason stay.
         row.filter(stopped_on=None).update(**stopped)
         outbox.cancel_all(partner, reason)
-        rejected = conversions.filter(
-            partner=partner, status=Status.REJECTED, decided_on=now
-        ).order_by("pk")
+        rejected = conversions.filter(partner=partner, status=Status.REJECTED, decided_on=now)
         transaction.on_commit(
             lambda: [
                 conversion_decided.send_robust(Conversion, conversion=conversion)
