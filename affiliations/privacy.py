@@ -38,7 +38,7 @@ from affiliations.models.visitor import CLICK_FIELDS, SUB_IDS, VisitorQuerySet
 from affiliations.reports import rollups
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+    from django.contrib.auth.base_user import AbstractBaseUser
 
 BATCH = 1000
 
@@ -61,7 +61,7 @@ class PersonalData:
         return self.visitors + self.callbacks
 
 
-def personal_data(user: User) -> PersonalData:
+def personal_data(user: AbstractBaseUser) -> PersonalData:
     """Count the rows that ``blank()`` would blank."""
     return PersonalData(
         _visitors_of(user).count(), sum(callbacks.count() for callbacks in _callbacks_of(user))
@@ -69,7 +69,10 @@ def personal_data(user: User) -> PersonalData:
 
 
 def blank(
-    user: User, *, batch: int = BATCH, progress: Callable[[PersonalData], None] = lambda done: None
+    user: AbstractBaseUser,
+    *,
+    batch: int = BATCH,
+    progress: Callable[[PersonalData], None] = lambda done: None,
 ) -> PersonalData:
     """
     Blank the data of a person.
@@ -181,21 +184,21 @@ def _delete(
         yield len(deleted)
 
 
-def _visitors_of(user: User) -> VisitorQuerySet:
+def _visitors_of(user: AbstractBaseUser) -> VisitorQuerySet:
     # From the database that is written to: a replica may lag behind.
     visitors = Visitor.objects.using(db.write_alias())
-    return visitors.filter(user=user).exclude(**_BLANK)
+    return visitors.filter(user=user.pk).exclude(**_BLANK)
 
 
-def _callbacks_of(user: User) -> list[CallbackQuerySet]:
+def _callbacks_of(user: AbstractBaseUser) -> list[CallbackQuerySet]:
     """Return the callbacks of a person's purchases, and the others of the person's visitors."""
     with_text = Q(callback=OuterRef("pk")) & ~Q(message="", response_excerpt="")
     not_blank = ~Q(url="") | Exists(CallbackAttempt.objects.filter(with_text))
     callbacks = Callback.objects.using(db.write_alias()).filter(not_blank)
     # Two queries, since each has an index of its own.
     return [
-        callbacks.filter(conversion__user=user),
-        callbacks.filter(conversion__visitor__user=user).exclude(conversion__user=user),
+        callbacks.filter(conversion__user=user.pk),
+        callbacks.filter(conversion__visitor__user=user.pk).exclude(conversion__user=user.pk),
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import overload
 
 from django.conf import settings as django_settings
 from django.db import transaction
@@ -84,7 +84,11 @@ class RecordedCallbacks(Sequence[Callback]):
             or any(function is mark for _, function, *_ in connection.run_on_commit)
         ]
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Callback: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Callback]: ...
+    def __getitem__(self, index: int | slice) -> Callback | list[Callback]:
         return self._not_rolled_back()[index]
 
     def __len__(self) -> int:
@@ -111,6 +115,10 @@ class record_callbacks(TestContextDecorator):  # noqa: N801 -- used as a functio
     rejection follows as on the real site. Cancelled callbacks, such as those of a test click, are
     not recorded.
     """
+
+    # Django's stubs say what override_settings returns.
+    def __enter__(self) -> RecordedCallbacks:  # type: ignore[override]
+        return self.enable()
 
     def enable(self) -> RecordedCallbacks:
         self._recorded = RecordedCallbacks()

@@ -35,7 +35,7 @@ from affiliations.models.accounts import user_display
 from affiliations.models.visitor import CLICK_FIELDS, LOST_CLICK_IDS
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+    from django.contrib.auth.base_user import AbstractBaseUser
 
 LIMIT = 20
 
@@ -62,7 +62,7 @@ class Timeline:
 def find(
     *,
     visitor: int | None = None,
-    user: User | None = None,
+    user: AbstractBaseUser | None = None,
     reference: str = "",
     click_id: str = "",
     limit: int = LIMIT,
@@ -84,7 +84,7 @@ def find(
     if visitor is not None:
         matches.append(Visitor.objects.filter(pk=visitor))
     if user is not None:
-        matches += [Visitor.objects.filter(user=user), Conversion.objects.filter(user=user)]
+        matches += [model._default_manager.filter(user=user.pk) for model in (Visitor, Conversion)]
     if reference:
         matches += [
             model._default_manager.filter(reference=reference[:255])

@@ -27,7 +27,7 @@ from affiliations.options import COUNTING, DECIDING
 from affiliations.tracking import binding
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+    from django.contrib.auth.base_user import AbstractBaseUser
     from django.http import HttpRequest
 
 logger = logging.getLogger("affiliations")
@@ -57,7 +57,7 @@ def complete_trigger(
     *,
     instance: object = None,
     visitor: Visitor | None = None,
-    user: User | None = None,
+    user: AbstractBaseUser | None = None,
     reference: object = None,
     amount: object = None,
     currency: str | None = None,

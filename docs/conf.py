@@ -29,7 +29,7 @@ exclude_patterns = ["_build"]
 nitpick_ignore_regex = [
     ("py:class", r"(collections|datetime|decimal|django)\..+"),
     # Where a module imports them for type checking only, or a docstring names them.
-    ("py:class", r"AsyncClient|Client|(.+\.)?CutOff|Decimal|HttpRequest|User|datetime"),
+    ("py:class", r"AbstractBaseUser|AsyncClient|Client|(.+\.)?CutOff|Decimal|HttpRequest|datetime"),
     ("py:exc", "DatabaseError|ValidationError"),
 ]
 # Its docstring says what deliver() returns: to import the class would load what sends.

@@ -33,6 +33,7 @@ from affiliations.callbacks import claims, results, signature, transport
 from affiliations.callbacks.slots import CONCURRENCY, EXTRA, PER_PARTNER, Call, Slots
 from affiliations.callbacks.transport import AttemptResult
 from affiliations.conf import settings
+from affiliations.models.delivery_errors import DeliveryError
 
 logger = logging.getLogger("affiliations")
 
@@ -96,7 +97,7 @@ def _given_up(call: Call) -> AttemptResult:
     elapsed = 0 if call.started_at is None else time.monotonic() - call.started_at
     result = transport.Result(
         round(elapsed * 1000),
-        error=transport.Error.LOST,
+        error=DeliveryError.LOST,
         message="This process ended before the partner answered.",
         is_our_fault=True,
     )
@@ -271,10 +272,10 @@ class DeliveryWorker:
             result = transport.send(callback.url, headers, body=callback.request_body)
         except Exception as failure:
             # A bug of this app. Without a result the worker would wait forever.
-            fields = results.log_fields(callback, transport.Error.LOST)
+            fields = results.log_fields(callback, DeliveryError.LOST)
             logger.exception("Callback %s could not be sent.", callback.pk, extra=fields)
             result = transport.Result(
-                0, error=transport.Error.LOST, message=repr(failure), is_our_fault=True
+                0, error=DeliveryError.LOST, message=repr(failure), is_our_fault=True
             )
         self._ended.put((call, AttemptResult(callback, started_on, result)))
 

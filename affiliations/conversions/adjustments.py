@@ -25,7 +25,7 @@ from affiliations.models import Adjustment, Conversion
 from affiliations.models.accounts import account_name
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+    from django.contrib.auth.base_user import AbstractBaseUser
 
 Kind = Adjustment.Kind
 Status = Conversion.Status
@@ -236,7 +236,7 @@ def adjust(
     payout: Decimal = Decimal(0),
     reason: str,
     amount: Decimal | None = None,
-    by: User | None = None,
+    by: AbstractBaseUser | None = None,
     expected: Decimal | None = None,
     expected_amount: Decimal | None = None,
 ) -> Adjustment | None:

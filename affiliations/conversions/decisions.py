@@ -29,7 +29,7 @@ from affiliations.models.visitor import VisitorQuerySet
 from affiliations.signals import announce, conversion_decided
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+    from django.contrib.auth.base_user import AbstractBaseUser
 
 logger = logging.getLogger("affiliations")
 
@@ -55,7 +55,7 @@ _BATCH = 100
 
 
 def decide(
-    conversion: Conversion, status: str, *, reason: str = "", by: User | None = None
+    conversion: Conversion, status: str, *, reason: str = "", by: AbstractBaseUser | None = None
 ) -> bool:
     """
     Approve or reject a conversion, or reopen a rejected one, and notify the partner.
@@ -137,7 +137,7 @@ def next_approval() -> datetime | None:
     return next_on
 
 
-def stop_for_fraud(partner: Partner, *, reason: str, by: User | None = None) -> int:
+def stop_for_fraud(partner: Partner, *, reason: str, by: AbstractBaseUser | None = None) -> int:
     """
     Stop working with a fraudulent partner, in one transaction.
 
@@ -213,7 +213,7 @@ def change_status(
     status: str,
     *,
     reason: str = "",
-    by: User | None = None,
+    by: AbstractBaseUser | None = None,
     via: Via,
     may_be_paid: bool = False,
     expected: Mapping[str, object] = {},
@@ -334,7 +334,7 @@ def _save(conversion: Conversion, changes: Mapping[str, object]) -> None:
 
 
 def _changes(
-    conversion: Conversion, status: str, reason: str, by: User | None, via: Via
+    conversion: Conversion, status: str, reason: str, by: AbstractBaseUser | None, via: Via
 ) -> dict[str, object]:
     """Return the values of a conversion after a decision."""
     changes: dict[str, object] = {

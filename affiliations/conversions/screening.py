@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from django.utils.translation import gettext_noop
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+    from django.contrib.auth.base_user import AbstractBaseUser
 
     from affiliations.models import Visitor
 
@@ -17,7 +17,7 @@ OWN_VISITOR = gettext_noop("The visitor is the partner.")
 FAILED = gettext_noop("The automatic check failed.")
 
 
-def own_account(visitor: Visitor, user: User | None, instance: object) -> str | None:
+def own_account(visitor: Visitor, user: AbstractBaseUser | None, instance: object) -> str | None:
     """
     Return a reason for review if the buyer or the visitor is one of the partner's own accounts.
 

@@ -30,10 +30,10 @@ from affiliations.conversions.unpaid import (
     unsettled_conversions,
 )
 from affiliations.models import Conversion, Partner, Settlement, StatementLock
-from affiliations.models.accounts import account_name
+from affiliations.models.accounts import account_name, known_user
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+    from django.contrib.auth.base_user import AbstractBaseUser
 
 #: The number of rows that change in one statement.
 _BATCH = 500
@@ -50,7 +50,7 @@ def settle_all(
     before: datetime,
     *,
     cut_off: CutOff = CutOff.APPROVED,
-    by: User | None = None,
+    by: AbstractBaseUser | None = None,
     reference: str = "",
     chosen: Mapping[tuple[int, str], Balance] | None = None,
 ) -> SettleResult:
@@ -103,7 +103,7 @@ def settle(
     currency: str,
     before: datetime,
     *,
-    by: User | None = None,
+    by: AbstractBaseUser | None = None,
     reference: str = "",
     expected: Balance | None = None,
     cut_off: CutOff = CutOff.APPROVED,
@@ -144,7 +144,7 @@ def settle(
             cut_off=cut_off,
             before=before,
             notice_due=True,
-            created_by=by,
+            created_by=known_user(by),
             created_by_name=account_name(by),
         )
         StatementLock.acquire(alias)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib.auth import get_user_model
 
 if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import User
 
 
@@ -35,7 +36,7 @@ def user_display(user: User) -> str:
     return name or email or str(user)
 
 
-def account_name(user: User | None) -> str:
+def account_name(user: AbstractBaseUser | None) -> str:
     """Return the name to keep beside a foreign key to ``user``; empty without one."""
     return "" if user is None else str(user.get_username())[:150]
 

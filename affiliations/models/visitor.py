@@ -23,6 +23,7 @@ from affiliations.models.partner import Partner
 from affiliations.models.subscription import Subscription
 
 if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import User
 
 
@@ -272,7 +273,7 @@ class Visitor(SubIds):
     def is_open(self) -> bool:
         return self.refusal(timezone.now()) is None
 
-    def succeed(self, user: User | None = None) -> None:
+    def succeed(self, user: AbstractBaseUser | None = None) -> None:
         """
         Record a conversion that the app does not know of, and close the visitor, as 0.12 did.
 

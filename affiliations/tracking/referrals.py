@@ -18,6 +18,7 @@ from affiliations.tracking.staff import is_on_staff_page
 from affiliations.tracking.state import RequestState
 
 if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import User
 
 #: Stands for what is no text: like bytes of a link that are not UTF-8.
@@ -27,7 +28,7 @@ _NO_TEXT = b"\xff"
 def refer(
     partner_or_code: Partner | str,
     *,
-    user: User | None = None,
+    user: AbstractBaseUser | None = None,
     request: HttpRequest | None = None,
     click_id: str = "",
     sub1: str = "",
