@@ -1,5 +1,7 @@
 """
-System checks of the host's settings and models. ``docs/reference/checks.rst`` explains each id.
+System checks of the host's settings and models.
+
+``docs/reference/checks.rst`` is generated from the messages in the source, and explains them.
 
 Triggers are not checked here: ``affiliations.registry`` stops the start-up at an unusable one.
 """
@@ -30,6 +32,8 @@ from affiliations.middleware import AffiliateVisitorsRegistrationMiddleware
 
 _MIDDLEWARE = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"
 _TLS_MIDDLEWARE = "tls.TLSRequestMiddleware"
+_SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+_USERS = "django.contrib.auth.middleware.AuthenticationMiddleware"
 #: Where the function of a setting is in the hint, if the default is ``None``.
 _HOOKS = "shop.affiliates."
 _DISPATCHERS = "affiliations.dispatchers."
@@ -52,9 +56,6 @@ def _check(*, deploy: bool = False) -> Callable[[Callable[[], Messages]], Callab
 @_check()
 def check_middleware() -> Messages:
     """Check that the app's middleware is listed once, below the middleware that it needs."""
-    from django.contrib.auth.middleware import AuthenticationMiddleware
-    from django.contrib.sessions.middleware import SessionMiddleware
-
     if _TLS_MIDDLEWARE in django_settings.MIDDLEWARE:
         yield Error(
             f"MIDDLEWARE lists {_TLS_MIDDLEWARE!r}, which Django cannot run.",
@@ -76,25 +77,39 @@ def check_middleware() -> Messages:
             hint=f"Keep one line, such as {_MIDDLEWARE!r}.",
             id="affiliations.E003",
         )
-    needed = (
-        (SessionMiddleware, "E004", "W001", "visitors are registered, but never recognised again"),
-        (AuthenticationMiddleware, "E005", "W002", "the user of a visitor is not known"),
-    )
-    for middleware, error_id, warning_id, consequence in needed:
-        name = f"{middleware.__module__}.{middleware.__qualname__}"
-        positions = _positions(middleware)
-        if not positions:
-            yield checks.Warning(
-                f"MIDDLEWARE does not list {name!r}: {consequence}.",
-                hint=f"Add the line {name!r} above {_MIDDLEWARE!r}.",
-                id=f"affiliations.{warning_id}",
-            )
-        elif positions[0] > own_positions[0]:
-            yield Error(
-                f"MIDDLEWARE lists {name!r} below the middleware of affiliations: {consequence}.",
-                hint=f"Move the line {_MIDDLEWARE!r} below it.",
-                id=f"affiliations.{error_id}",
-            )
+    yield from _check_needed(own_positions[0])
+
+
+def _check_needed(own_position: int) -> Messages:
+    """Check that sessions and users come first. Their middleware may be a subclass of Django's."""
+    sessions, users = _positions(import_string(_SESSIONS)), _positions(import_string(_USERS))
+    if not sessions:
+        yield checks.Warning(
+            f"MIDDLEWARE does not list {_SESSIONS!r}: visitors are registered, but never "
+            "recognised again.",
+            hint=f"Add the line {_SESSIONS!r} above {_MIDDLEWARE!r}.",
+            id="affiliations.W001",
+        )
+    elif sessions[0] > own_position:
+        yield Error(
+            f"MIDDLEWARE lists {_SESSIONS!r} below the middleware of affiliations: visitors are "
+            "registered, but never recognised again.",
+            hint=f"Move the line {_MIDDLEWARE!r} below it.",
+            id="affiliations.E004",
+        )
+    if not users:
+        yield checks.Warning(
+            f"MIDDLEWARE does not list {_USERS!r}: the user of a visitor is not known.",
+            hint=f"Add the line {_USERS!r} above {_MIDDLEWARE!r}.",
+            id="affiliations.W002",
+        )
+    elif users[0] > own_position:
+        yield Error(
+            f"MIDDLEWARE lists {_USERS!r} below the middleware of affiliations: the user of a "
+            "visitor is not known.",
+            hint=f"Move the line {_MIDDLEWARE!r} below it.",
+            id="affiliations.E005",
+        )
 
 
 def _positions(middleware: type) -> list[int]:

@@ -221,7 +221,7 @@ _flag = partial(
 
 
 class Settings:
-    """All settings. ``docs/reference/settings.rst`` explains each at length."""
+    """All settings. ``docs/reference/settings.rst`` is generated from them, which it adds to."""
 
     __slots__ = ()
 
@@ -237,13 +237,6 @@ class Settings:
         must_be="the name of a parameter, or a tuple of names",
         convert=lambda value: (value,) if isinstance(value, str) else tuple(value),
     )
-    session_key = Setting[str](
-        "AFFILIATE_SESSION_KEY",
-        "affiliate_visitor_id",
-        doc="The session key that holds the visitor's id.",
-        is_valid=_is_name,
-        must_be="a text that is not empty",
-    )
     click_id_key = Setting[str](
         "AFFILIATE_CLICK_ID_KEY",
         "click_id",
@@ -258,6 +251,13 @@ class Settings:
         is_valid=_is_sub_ids,
         must_be="a tuple of at most five names of parameters",
         convert=tuple,
+    )
+    session_key = Setting[str](
+        "AFFILIATE_SESSION_KEY",
+        "affiliate_visitor_id",
+        doc="The session key that holds the visitor's id.",
+        is_valid=_is_name,
+        must_be="a text that is not empty",
     )
     attribution_window = Setting[timedelta | None](
         "AFFILIATE_ATTRIBUTION_WINDOW",

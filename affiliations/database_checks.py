@@ -2,7 +2,7 @@
 System checks of routers and charsets.
 
 Rows that refer to each other need one database, and texts of links can have any character.
-``docs/reference/checks.rst`` explains each id.
+``docs/reference/checks.rst`` is generated from the messages, and explains them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from affiliations import db
 from affiliations.checks import TENANT_ENGINES, database_alias
 from affiliations.models import Visitor
 
+_LOST = "Texts of links with other characters, such as emoji, are not stored"
 _ALLOW_RELATION = "def allow_relation(self, obj1, obj2, **hints): return True"
 
 
@@ -136,10 +137,9 @@ def check_charsets(
 
 
 def _charsets(alias: str) -> Iterator[CheckMessage]:
-    lost = "Texts of links with other characters, such as emoji, are not stored"
     if (charset := db.connection_charset(alias)) != "utf8mb4":
         yield checks.Warning(
-            f"The charset of the connection to the database is {charset}. {lost}.",
+            f"The charset of the connection to the database is {charset}. {_LOST}.",
             hint='Write in DATABASES: "OPTIONS": {"charset": "utf8mb4"}',
             id="affiliations.W012",
         )
@@ -160,7 +160,7 @@ def _charsets(alias: str) -> Iterator[CheckMessage]:
             ),
         ]
         yield checks.Warning(
-            f"Columns of the app are not utf8mb4: {listed}. {lost}.",
+            f"Columns of the app are not utf8mb4: {listed}. {_LOST}.",
             hint=f"Run, and then restart the site: {' '.join(statements)}",
             id="affiliations.W012",
         )

@@ -22,7 +22,7 @@ class Reason(models.TextChoices):
     """
     Why a click was filtered, a trigger not credited, or a conversion needs review.
 
-    docs/guides/nothing_happened.rst explains what to do about each reason.
+    ``cure`` says what to do about it. docs/reference/reasons.rst says more.
     """
 
     # For a trigger that has fired:

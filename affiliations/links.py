@@ -18,6 +18,8 @@ from django.core.signing import BadSignature, SignatureExpired, TimestampSigner
 from affiliations import query_strings
 from affiliations.conf import settings
 
+__all__ = ["stripped"]
+
 #: A signed uid, and characters that chats add to the end of a link.
 _SIGNED_UID = re.compile(
     rb"\A([A-Za-z0-9]+:[0-9a-f]+:[A-Za-z0-9]+:[A-Za-z0-9_-]+)[^A-Za-z0-9_\0-]*"

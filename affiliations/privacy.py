@@ -40,6 +40,8 @@ from affiliations.reports import rollups
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
 
+__all__ = ["PersonalData", "blank", "personal_data", "remove"]
+
 BATCH = 1000
 
 #: Why a callback was cancelled: stored in English, shown in the reader's language.

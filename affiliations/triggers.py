@@ -30,6 +30,17 @@ if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
     from django.http import HttpRequest
 
+__all__ = [
+    "acomplete_trigger",
+    "adjust_conversions",
+    "approve_conversions",
+    "complete_trigger",
+    "object_created",
+    "object_saved",
+    "paused",
+    "reject_conversions",
+]
+
 logger = logging.getLogger("affiliations")
 
 _is_paused: ContextVar[bool] = ContextVar("affiliations_is_paused", default=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import django
 
 # The modules that autodoc reads need a Django that is set up; the tests have one.
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent / "extension")]
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 django.setup()
 
@@ -19,11 +19,11 @@ author = _metadata["Author"]
 project_copyright = "Saxo Publish and individual contributors"
 release = version = _metadata["Version"]
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "extension"]
 
 # What Python and Django document cannot be looked up without a network.
 nitpick_ignore_regex = [

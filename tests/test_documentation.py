@@ -9,7 +9,6 @@ app as the order of that shop. Blocks with ``>>>`` are doctests.
 from __future__ import annotations
 
 import doctest
-import inspect
 import logging.config
 import re
 import sys
@@ -41,9 +40,7 @@ from pytest_httpserver import HTTPServer
 
 from affiliations import (
     checks,
-    database_checks,
     partner_import,
-    placeholders,
     privacy,
     registry,
     signals,
@@ -52,7 +49,6 @@ from affiliations.callbacks import maintenance, slots, suspension, transport
 from affiliations.callbacks.worker import deliver
 from affiliations.conf import settings as our_settings
 from affiliations.conversions import recording
-from affiliations.exceptions import Reason
 from affiliations.models import (
     Callback,
     Conversion,
@@ -968,44 +964,6 @@ def test_the_limits_in_the_security_policy_are_those_of_the_code() -> None:
     assert f"at most {transport.MAX_REDIRECTS} redirects" in text
     assert f"{Visitor._meta.get_field('click_id').max_length} characters" in text
     assert f"{LIMIT:,} partners" in text
-
-
-def test_every_setting_is_documented_with_its_default() -> None:
-    text = (DOCS / "reference/settings.rst").read_text(encoding="utf-8")
-    sections = re.findall(r"^(AFFILIATE_\w+)\n~+\n\nDefault: (.+)$", text, re.MULTILINE)
-    defaults = {setting: default.strip("`") for setting, default in sections}
-    properties = properties_by_setting()
-    assert defaults.keys() == properties.keys()
-    del defaults["AFFILIATE_TRIGGERS"]  # It has none.
-    for setting, default in defaults.items():
-        with override_settings():
-            delattr(django_settings, setting)
-            really = getattr(our_settings, properties[setting])
-            value = eval(default, {"timedelta": timedelta})
-            setattr(django_settings, setting, value)
-            assert getattr(our_settings, properties[setting]) == really, setting
-
-
-def test_every_check_is_documented() -> None:
-    code = inspect.getsource(checks) + inspect.getsource(database_checks)
-    text = (DOCS / "reference/checks.rst").read_text(encoding="utf-8")
-    assert set(re.findall(r"\b[EW]\d{3}\b", text)) == set(re.findall(r"\b[EW]\d{3}\b", code))
-
-
-def first_cells(page: str) -> list[str]:
-    """Return the code in the first cell of each row of the tables of a page."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return re.findall(r"^    \* - ``(.+?)``", text, re.MULTILINE)
-
-
-def test_every_placeholder_is_documented() -> None:
-    assert set(first_cells("explanation/callbacks.rst")) >= {
-        f"{{{name}}}" for name in placeholders.NAMES
-    }
-
-
-def test_every_reason_is_documented() -> None:
-    assert set(first_cells("guides/nothing_happened.rst")) == set(Reason.values)
 
 
 def test_the_numbers_that_the_pages_give_are_those_of_the_code() -> None:

@@ -1,4 +1,8 @@
-"""The models, one module for each noun."""
+"""
+The models, one module for each noun.
+
+``:meta public:`` in the docstring of a method or property puts it into the reference.
+"""
 
 from affiliations.models.callback import Callback, CallbackAttempt
 from affiliations.models.clicks import (

@@ -149,7 +149,7 @@ class Callback(HasReason, models.Model):
         related_name="callbacks",
         verbose_name=_("subscription"),
     )
-    # A copy of the subscription's partner.
+    #: A copy of the subscription's partner.
     partner = models.ForeignKey(
         Partner,
         on_delete=models.PROTECT,
@@ -173,6 +173,7 @@ class Callback(HasReason, models.Model):
         default=Subscription.Method.GET,
         db_default=Subscription.Method.GET,
     )
+    #: With the values of all placeholders.
     url = models.TextField(_("URL"))
     # Not db_default, which MySQL has for expressions alone. Rows of GET have none.
     body = models.TextField(
@@ -191,7 +192,9 @@ class Callback(HasReason, models.Model):
     is_manual = models.BooleanField(
         default=False, editable=False, help_text=_("The next attempt was requested manually.")
     )
+    #: Of a callback that a worker has claimed, the end of its lease.
     next_attempt_on = models.DateTimeField(_("next attempt on"), default=timezone.now)
+    #: The id of the claim of a worker.
     lease_token = models.CharField(max_length=32, blank=True, editable=False)
     delivered_on = models.DateTimeField(_("delivered on"), null=True, blank=True)
     created_on = models.DateTimeField(_("created on"), default=timezone.now)
@@ -288,6 +291,8 @@ class Callback(HasReason, models.Model):
 
 
 class CallbackAttempt(models.Model):
+    """One try to send a callback, with its result."""
+
     Error = DeliveryError
 
     #: The errors before anything is sent to the partner.
@@ -300,13 +305,17 @@ class CallbackAttempt(models.Model):
         related_name="attempts",
         verbose_name=_("callback"),
     )
+    #: The first attempt of a callback has the number 1.
     number = models.PositiveIntegerField(_("number"))
     manual = models.BooleanField(_("sent manually"), default=False)
     started_on = models.DateTimeField(_("started on"))
     duration_ms = models.PositiveIntegerField(_("duration in ms"))
     status_code = models.PositiveSmallIntegerField(_("status code"), null=True, blank=True)
+    #: Empty if the partner's server has accepted the callback.
     error = models.CharField(_("error"), max_length=15, choices=Error.choices, blank=True)
+    #: What the error says.
     message = models.TextField(_("message"), blank=True)
+    #: The first 4 KiB of the response.
     response_excerpt = models.TextField(_("response excerpt"), blank=True)
     is_test = IsTestField(verbose_name=_("test"))
 

@@ -58,7 +58,7 @@ class FilteredClicks(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     key = models.CharField(max_length=64, unique=True, editable=False)
-    # Kept when the partner is deleted, so that past reports do not change.
+    #: Kept when the partner is deleted, so that past reports do not change.
     partner = models.ForeignKey(
         Partner,
         on_delete=models.DO_NOTHING,
@@ -139,7 +139,7 @@ class RecentFilteredClick(models.Model):
         blank=True,
         help_text=_("As it was in the link, but shortened, and without e-mail addresses."),
     )
-    # A code of ``Reason``.
+    #: A code of ``Reason``.
     reason = models.CharField(_("reason"), max_length=20)
     browser = models.CharField(
         _("browser"), max_length=20, blank=True, help_text=_("Its name, without a version.")
@@ -190,7 +190,7 @@ class FollowedTestLink(models.Model):
         verbose_name=_("partner"),
     )
     nonce = models.CharField(max_length=32, editable=False)
-    # A code of ``Reason``; empty if the link made a test.
+    #: A code of ``Reason``; empty if the link made a test.
     reason = models.CharField(_("reason"), max_length=20, blank=True)
     browser = models.CharField(
         _("browser"), max_length=20, blank=True, help_text=_("Its name, without a version.")
@@ -306,7 +306,7 @@ class DailyClicks(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    # Kept when the partner is deleted, so that past reports do not change.
+    #: Kept when the partner is deleted, so that past reports do not change.
     partner = models.ForeignKey(
         Partner,
         on_delete=models.DO_NOTHING,
@@ -319,7 +319,7 @@ class DailyClicks(models.Model):
     # NULL differs from any value that a link can have, such as an empty one.
     label = models.CharField(_("sub id value"), max_length=255, blank=True, null=True)  # noqa: DJ001
     count = models.IntegerField(_("count"))
-    # The part of the count whose visitors were purged: a rebuild cannot count them again.
+    #: The part of the count whose visitors were purged: a rebuild cannot count them again.
     purged = models.PositiveIntegerField(_("purged"), default=0)
 
     class Meta:

@@ -60,18 +60,21 @@ class Conversion(HasReason, SubIds):
         related_name="conversions",
         verbose_name=_("visitor"),
     )
+    #: A copy of the visitor's partner.
     partner = models.ForeignKey(
         Partner,
         on_delete=models.PROTECT,
         related_name="conversions",
         verbose_name=_("partner"),
     )
+    #: That of the partner to the trigger.
     subscription = models.ForeignKey(
         Subscription,
         on_delete=models.PROTECT,
         related_name="conversions",
         verbose_name=_("subscription"),
     )
+    #: A name in ``AFFILIATE_TRIGGERS``.
     trigger = models.CharField(_("trigger"), max_length=100)
     user = models.ForeignKey(
         django_settings.AUTH_USER_MODEL,
@@ -88,7 +91,7 @@ class Conversion(HasReason, SubIds):
         blank=True,
         help_text=_("This site’s own id of the event, such as an order number."),
     )
-    # The partner's code on the order, as it was typed; empty if a click was credited.
+    #: The partner's code on the order, as it was typed; empty if a click was credited.
     code = models.CharField(
         _("code"), max_length=40, blank=True, default="", db_default="", editable=False
     )
@@ -104,23 +107,26 @@ class Conversion(HasReason, SubIds):
         verbose_name=_("credited instead of"),
         help_text=_("The visitor who would have been credited without the code."),
     )
-    # Whether its visitor is a click. A copy, so that reports need not join visitors.
+    #: Whether its visitor is a click. A copy, so that reports need not join visitors.
     has_click = models.BooleanField(default=True, db_default=True, editable=False)
+    #: What the subscription counts: the visitor, or the hash of the reference.
     dedupe_key = models.CharField(_("dedupe key"), max_length=80)
     # NULL without a reference: of several empty texts, all but the first would be duplicates.
     reference_key = models.CharField(  # noqa: DJ001 -- see above
         _("reference key"), max_length=64, null=True, editable=False
     )
-    # Part of both unique keys: 0, or the row's own key once it is rejected, so that a rejection
-    # frees the keys. MariaDB has no unique keys with a condition.
+    #: Part of both unique keys: 0, or the row's own key once it is rejected, so that a rejection
+    #: frees the keys. MariaDB has no unique keys with a condition.
     released = models.BigIntegerField(default=0, db_default=0, editable=False)
-    # Whether it closed the visitor's referral. It never changes; a rejection opens the referral
-    # again.
+    #: Whether it closed the visitor's referral. It never changes; a rejection opens the referral
+    #: again.
     closes = models.BooleanField(default=False, db_default=False, editable=False)
+    #: The order amount that the payout is based on, as recorded, or as staff have filled it in.
     amount = models.DecimalField(
         _("amount"), max_digits=19, decimal_places=4, null=True, blank=True
     )
     currency = models.CharField(_("currency"), max_length=3, blank=True)
+    #: That of the subscription when the conversion was recorded, as is the value.
     payout_type = models.CharField(
         _("payout rule"),
         max_length=7,
@@ -130,6 +136,7 @@ class Conversion(HasReason, SubIds):
     payout_value = models.DecimalField(
         _("payout value"), max_digits=19, decimal_places=4, null=True, blank=True
     )
+    #: As calculated for the record, or as staff have filled it in; later changes are adjustments.
     payout = models.DecimalField(
         _("payout"), max_digits=19, decimal_places=4, null=True, blank=True
     )
@@ -143,11 +150,11 @@ class Conversion(HasReason, SubIds):
         blank=True,
         help_text=_("Why the conversion is pending or was rejected."),
     )
-    # A code of ``Reason``. It is never cleared, so that no signal approves such a conversion.
+    #: A code of ``Reason``. It is never cleared, so that no signal approves such a conversion.
     review_reason = models.CharField(
         _("review reason"), max_length=32, blank=True, default="", editable=False
     )
-    # The words beside the code. Never cleared either; ``reason`` gets those of each decision.
+    #: The words beside the code. Never cleared either; ``reason`` gets those of each decision.
     review_text = models.CharField(
         _("review text"), max_length=255, blank=True, default="", db_default="", editable=False
     )
@@ -166,7 +173,7 @@ class Conversion(HasReason, SubIds):
         related_name="+",
         verbose_name=_("decided by"),
     )
-    # Kept when the account is deleted. Empty for a signal, which names a customer.
+    #: Kept when the account is deleted. Empty for a signal, which names a customer.
     decided_by_name = models.CharField(
         _("decided by (name)"), max_length=150, blank=True, default="", db_default=""
     )
@@ -178,9 +185,9 @@ class Conversion(HasReason, SubIds):
         default="",
         db_default="",
     )
-    # Whether staff have reopened it after a rejection. Then no signal rejects it again.
+    #: Whether staff have reopened it after a rejection. Then no signal rejects it again.
     is_reopened = models.BooleanField(default=False, db_default=False, editable=False)
-    # Whether a signal may approve it although it is rejected, such as after a declined card.
+    #: Whether a signal may approve it although it is rejected, such as after a declined card.
     may_be_paid = models.BooleanField(default=False, db_default=False, editable=False)
     credited_by = models.ForeignKey(
         django_settings.AUTH_USER_MODEL,
@@ -212,13 +219,13 @@ class Conversion(HasReason, SubIds):
         verbose_name=_("payout statement"),
         help_text=_("The statement that includes the payout."),
     )
-    # The events of purged callbacks, as "<event>:<primary key of the subscription>".
+    #: The events of purged callbacks, as "<event>:<primary key of the subscription>".
     notified_events = models.JSONField(
         _("notified events"), default=list, blank=True, editable=False
     )
     is_test = models.BooleanField(_("test"), default=False)
-    # Whether no notice has told the partner of the decision yet. Written with the decision, for
-    # every partner: a run of notices clears it, also for partners without notices.
+    #: Whether no notice has told the partner of the decision yet. Written with the decision, for
+    #: every partner: a run of notices clears it, also for partners without notices.
     notice_due = models.BooleanField(default=False, db_default=False, editable=False)
     created_on = models.DateTimeField(_("created on"), default=timezone.now)
 

@@ -62,11 +62,11 @@ class FailedTrigger(models.Model):
         related_name="+",
         verbose_name=_("user"),
     )
-    # The texts on the order that can be codes, separated by blanks.
+    #: The texts on the order that can be codes, separated by blanks.
     codes = models.TextField(_("codes"), blank=True, default="", db_default="")
-    # In full, since a conversion is found by the hash of the whole.
+    #: In full, since a conversion is found by the hash of the whole.
     reference = models.TextField(_("reference"), blank=True)
-    # As the host has stated them, valid or not: each try parses them as the first one has.
+    #: As the host has stated them, valid or not: each try parses them as the first one has.
     amount = models.CharField(_("amount"), max_length=64, blank=True)
     currency = models.CharField(_("currency"), max_length=64, blank=True)
     error = models.CharField(_("error"), max_length=255, blank=True)

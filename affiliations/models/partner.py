@@ -265,7 +265,7 @@ class Partner(models.Model):
         help_text=_("Verifies the private link to the partner page. Empty if there is no link."),
     )
     created_on = models.DateTimeField(_("created on"), auto_now_add=True, null=True)
-    # Set by ``stop_for_fraud()``. Such a partner is left out of settling.
+    #: Set by ``stop_for_fraud()``. Such a partner is left out of settling.
     stopped_on = models.DateTimeField(_("stopped on"), null=True, blank=True, editable=False)
     stopped_reason = models.CharField(
         _("reason for the stop"),
@@ -284,7 +284,7 @@ class Partner(models.Model):
         editable=False,
         verbose_name=_("stopped by"),
     )
-    # Kept when the account is deleted.
+    #: Kept when the account is deleted.
     stopped_by_name = models.CharField(
         _("stopped by (name)"),
         max_length=150,
@@ -396,6 +396,8 @@ class Partner(models.Model):
 
         >>> Partner(uid="moox6esi").link("/path/?x=1", click_id="42")
         '/path/?x=1&affiliate_id=moox6esi&click_id=42'
+
+        :meta public:
         """
         return links.tracking_link(url, self.uid, click_id=click_id, **sub_ids)
 
@@ -405,6 +407,8 @@ class Partner(models.Model):
 
         ``ids`` are ``click_id`` and ``sub1`` to ``sub5``, as for ``link()``. The network's own
         macros in them, such as ``{clickid}``, stay as they are.
+
+        :meta public:
         """
         return links.link_with_macros(url, self.uid, **ids)
 
@@ -414,11 +418,18 @@ class Partner(models.Model):
 
         Its visitor and the visitor's conversions are tests, which reports exclude. ``ids`` are
         ``click_id`` and ``sub1`` to ``sub5``, as for ``link()``.
+
+        :meta public:
         """
         return links.tracking_link(url, links.signed_uid(self.uid), **ids)
 
     @property
     def attribution_window(self) -> timedelta | None:
+        """
+        The window of this partner, or else of the site; ``None`` is without a limit.
+
+        :meta public:
+        """
         return settings.attribution_window if self.window is None else self.window
 
     def replace_signing_secret(self) -> str:
@@ -427,6 +438,8 @@ class Partner(models.Model):
 
         For 24 hours they are signed with the old one too, so that the partner can change it at any
         time; ``end_previous_secret()`` ends this.
+
+        :meta public:
         """
         self.previous_signing_secret = self.signing_secret
         self.previous_secret_until = timezone.now() + _SECRETS_OVERLAP
@@ -435,7 +448,11 @@ class Partner(models.Model):
         return self.signing_secret
 
     def end_previous_secret(self) -> None:
-        """Stop signing callbacks with the secret that was replaced."""
+        """
+        Stop signing callbacks with the secret that was replaced.
+
+        :meta public:
+        """
         self.previous_signing_secret, self.previous_secret_until = "", None
         self.save(update_fields=_PREVIOUS_SECRET)
 
@@ -452,15 +469,26 @@ class Partner(models.Model):
         ``None`` if there is no link, or if it still works but cannot be shown, since it was made
         with an earlier ``SECRET_KEY``. ``NoReverseMatch`` if the host's URLs do not include
         ``affiliations.urls``.
+
+        :meta public:
         """
         token = page_token(self.uid, self.page_key)
         return token and reverse("affiliations:page", args=[self.uid, token])
 
     def replace_page_link(self) -> None:
-        """Make a new private link to this partner's own page; an earlier link stops working."""
+        """
+        Make a new private link to this partner's own page; an earlier link stops working.
+
+        :meta public:
+        """
         self.page_key = new_page_key(self.uid)
         self.save(update_fields=["page_key"])
 
     def revoke_page_link(self) -> None:
+        """
+        Let the private link to this partner's own page stop working.
+
+        :meta public:
+        """
         self.page_key = ""
         self.save(update_fields=["page_key"])

@@ -129,10 +129,10 @@ class Settlement(models.Model):
     adjusted = models.DecimalField(
         _("payout from adjustments"), max_digits=25, decimal_places=4, default=Decimal(0)
     )
-    # Its number among the statements of a year; together they are unique.
+    #: Its number among the statements of a year; together they are unique.
     year = models.PositiveSmallIntegerField(_("year"), null=True, editable=False)
     year_number = models.PositiveIntegerField(_("number in the year"), null=True, editable=False)
-    # Whether no notice has told the partner of it yet.
+    #: Whether no notice has told the partner of it yet.
     notice_due = models.BooleanField(default=False, db_default=False, editable=False)
     paid_on = models.DateField(_("paid on"), null=True, blank=True, db_index=True)
     payment_reference = models.CharField(
@@ -152,7 +152,7 @@ class Settlement(models.Model):
         related_name="+",
         verbose_name=_("created by"),
     )
-    # Kept when the account is deleted.
+    #: Kept when the account is deleted.
     created_by_name = models.CharField(
         _("created by (name)"), max_length=150, blank=True, default="", db_default=""
     )
@@ -241,7 +241,7 @@ class Adjustment(HasReason, models.Model):
         related_name="adjustments",
         verbose_name=_("conversion"),
     )
-    # A copy of the conversion's partner.
+    #: A copy of the conversion's partner.
     partner = models.ForeignKey(
         Partner,
         on_delete=models.PROTECT,
@@ -289,7 +289,7 @@ class Adjustment(HasReason, models.Model):
         related_name="+",
         verbose_name=_("adjusted by"),
     )
-    # Kept when the account is deleted.
+    #: Kept when the account is deleted.
     created_by_name = models.CharField(
         _("adjusted by (name)"), max_length=150, blank=True, default="", db_default=""
     )

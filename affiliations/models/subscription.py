@@ -182,6 +182,7 @@ class Subscription(models.Model):
         default=True,
         help_text=_("Inactive: no new conversions are credited for this subscription."),
     )
+    #: Whether each order counts, or only the first conversion of a visitor.
     counting = models.CharField(
         _("count conversions"),
         max_length=8,
@@ -201,7 +202,9 @@ class Subscription(models.Model):
         db_default=EarnsFor.WINDOW,
         help_text=_("How long later orders of the same customer are credited, such as renewals."),
     )
+    #: For ``earns_for`` ``months``.
     earns_months = models.PositiveSmallIntegerField(_("earns for (months)"), null=True, blank=True)
+    #: How the payout is calculated.
     payout_type = models.CharField(
         _("payout"), max_length=7, choices=PayoutType.choices, default=PayoutType.NONE
     )
@@ -223,6 +226,7 @@ class Subscription(models.Model):
             "order."
         ),
     )
+    #: Whether conversions are approved by themselves, or by staff and signals.
     approval = models.CharField(
         _("approval"), max_length=9, choices=Approval.choices, default=Approval.AUTOMATIC
     )
@@ -243,6 +247,7 @@ class Subscription(models.Model):
         help_text=_("Only if the partner was told about the conversion."),
     )
 
+    #: Attempts that have failed since the last one that was accepted.
     failure_count = models.PositiveIntegerField(_("failures in a row"), default=0, editable=False)
     failing_since = models.DateTimeField(_("failing since"), null=True, blank=True, editable=False)
     callbacks_suspended_on = models.DateTimeField(
@@ -264,14 +269,14 @@ class Subscription(models.Model):
     pause_count = models.PositiveIntegerField(
         _("pauses in a row"), default=0, db_default=0, editable=False
     )
-    # Those of the last failed attempt, if no later one was accepted: see ``CallbackAttempt``.
+    #: Those of the last failed attempt, if no later one was accepted: see ``CallbackAttempt``.
     last_error = models.CharField(
         _("last error"), max_length=15, blank=True, default="", db_default="", editable=False
     )
     last_status_code = models.PositiveSmallIntegerField(
         _("last status code"), null=True, blank=True, editable=False
     )
-    # The ``failing_since`` of the failures that a notice has told the partner of.
+    #: The ``failing_since`` of the failures that a notice has told the partner of.
     noticed_failing_since = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = SubscriptionQuerySet.as_manager()
@@ -479,7 +484,11 @@ class Subscription(models.Model):
         )
 
     def validate_callback_url(self) -> None:
-        """Raise ``InvalidCallBackURL`` unless a callback can be sent to ``callback_url``."""
+        """
+        Raise ``InvalidCallBackURL`` unless a callback can be sent to ``callback_url``.
+
+        :meta public:
+        """
         url_mistakes.validate(self.callback_url, self.url_rules)
 
     def callback_url_mistakes(self) -> list[url_mistakes.Mistake]:

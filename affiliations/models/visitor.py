@@ -85,6 +85,7 @@ class VisitorQuerySet(models.QuerySet["Visitor"]):
 class SubIds(models.Model):
     """The sub ids of a click. A conversion has a copy, so that reports need not join visitors."""
 
+    #: The partner's sub ids, from the link; empty if it had none.
     sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="")
     sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="")
     sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="")
@@ -116,6 +117,7 @@ class Visitor(SubIds):
         related_name="visitors",
         verbose_name=_("partner"),
     )
+    #: The user who was logged in at the click, or who logged in or signed up later.
     user = models.ForeignKey(
         django_settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
@@ -137,8 +139,11 @@ class Visitor(SubIds):
         default="",
         help_text=_("The page with the partner’s link, without its query string."),
     )
+    #: When the first conversion happened.
     successful_on = models.DateTimeField(_("first conversion on"), null=True, blank=True)
+    #: Since then no conversion can be credited, apart from an earning period.
     closed_on = models.DateTimeField(_("tracking ended on"), null=True, blank=True)
+    #: Since then nothing can be credited, for good.
     stopped_on = models.DateTimeField(
         _("tracking stopped by staff on"), null=True, blank=True, editable=False
     )
@@ -158,7 +163,7 @@ class Visitor(SubIds):
         default="",
         help_text=_("The partner’s own id of the click."),
     )
-    # A code of ``LOST_CLICK_IDS``; empty if there is a click id, or if the link had none.
+    #: A code of ``LOST_CLICK_IDS``; empty if there is a click id, or if the link had none.
     lost_click_id = models.CharField(
         _("why the click id is missing"),
         max_length=10,
@@ -189,12 +194,12 @@ class Visitor(SubIds):
         editable=False,
         help_text=_("The link was on a page of this site. Any other click takes precedence."),
     )
-    # The nonce of the test link, so that one link makes one test. NULL for real visitors, of which
-    # there are many.
+    #: The nonce of the test link, so that one link makes one test. NULL for real visitors, of which
+    #: there are many.
     test_nonce = models.CharField(  # noqa: DJ001 -- see above
         max_length=32, unique=True, null=True, default=None, editable=False
     )
-    # So that two orders of one customer with a partner's code, at once, make one visitor.
+    #: So that two orders of one customer with a partner's code, at once, make one visitor.
     code_key = models.CharField(  # noqa: DJ001 -- as above
         max_length=32, unique=True, null=True, default=None, editable=False
     )
