@@ -165,6 +165,11 @@ class TestAnApprovalBySignal:
         [story] = timeline.build([conversion.visitor_id])
         assert any("The order amount was higher" in entry.text for entry in story.entries)
 
+    def test_of_an_order_without_an_amount_pays_a_fixed_payout(self) -> None:
+        order, conversion = ordered(FIXED, total=None, currency="")
+        pay(order)
+        assert now(conversion) == (APPROVED, None, 10)
+
     def test_of_an_order_as_it_was_counted_says_nothing(self) -> None:
         order, conversion = ordered()
         pay(order)

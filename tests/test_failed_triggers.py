@@ -587,3 +587,6 @@ def test_a_connection_that_is_lost_is_closed(monkeypatch: pytest.MonkeyPatch) ->
     error = ValueError("a fault of the host")
     attempts._after_failure(error, lambda: None, lambda: FailedTrigger(trigger="Paid"))
     assert closed == [True]
+    with transaction.atomic():  # A transaction of the host ends by itself.
+        attempts._after_failure(error, lambda: None, lambda: FailedTrigger(trigger="Paid"))
+    assert closed == [True]

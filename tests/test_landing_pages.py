@@ -10,13 +10,14 @@ import pytest
 from django.conf.urls.i18n import i18n_patterns
 from django.core.checks import Error
 from django.http import HttpRequest, HttpResponse
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import include, path, re_path, register_converter
 from django.utils import translation
 
 from affiliations.checks import check_settings
 from affiliations.models import FilteredClicks, Visitor
-from affiliations.tracking import landing_pages, register_visitor
+from affiliations.tracking import clicks, landing_pages, register_visitor
+from affiliations.tracking.clicks import Click
 from tests.browsers import HANDLERS, Browser
 from tests.test_visitors import request_with
 
@@ -310,6 +311,11 @@ def test_a_long_link_takes_linear_time(partner, unit: str) -> None:
         register_visitor(request, f"/{text}?{key}")
         register_visitor(request, f"/?{key}&x={text}")
     assert time.process_time() - started < 2
+
+
+def test_a_query_without_the_key_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clicks, "_read", None)
+    assert Click.of(RequestFactory().get("/?page=2")) is None
 
 
 def test_a_link_of_more_than_32_kb_registers_nobody(partner) -> None:

@@ -63,7 +63,7 @@ class TestTheDispatcher:
             callback = only_callback()
             assert handed_over == []
         assert handed_over == [[callback.pk]]
-        assert callback.status == Status.QUEUED
+        assert (callback.status, callback.version) == (Status.QUEUED, 1)
 
     def test_gets_it_at_once_where_the_host_has_no_transaction(self) -> None:
         convert("https://partner.example/cb?v={visitor_id}")

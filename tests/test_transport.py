@@ -134,6 +134,10 @@ class TestAnAnswer:
         assert (result.status_code, result.error) == (status, Error.HTTP_STATUS)
         assert result.excerpt == body.decode()
 
+    def test_that_never_comes_has_no_text(self) -> None:
+        result = transport.send("http://127.0.0.1:1/")
+        assert (result.error, result.excerpt, result.retry_after) == (Error.CONNECT, "", "")
+
     def test_says_how_long_it_took(self) -> None:
         with RawPartner(dripping(b"", [OK], every=0.2)) as partner:
             began = time.monotonic()
