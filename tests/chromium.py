@@ -127,6 +127,21 @@ def strict(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[...,
     return middleware
 
 
+#: The rest of a long page in a picture, in pixels, is cut off.
+HEIGHT = 1500
+
+
+def take_picture(page: Page, file: Path) -> None:
+    """Take a picture of a page for the documentation."""
+    from PIL import Image
+
+    page.screenshot(path=file, full_page=True)
+    with Image.open(file) as drawn:
+        top = drawn.crop((0, 0, drawn.width, min(drawn.height, HEIGHT)))
+        # Few colours keep the files small.
+        top.quantize(64).save(file, optimize=True)
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Run Chromium until the ``with`` block ends."""

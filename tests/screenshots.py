@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.chromium import Window, chromium
+from tests.chromium import Window, take_picture
 from tests.shop import PASSWORD, furnish, pages
+from tests.tutorial import PORTS, everything, reading
 
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
 
@@ -17,27 +18,23 @@ SHOWN = ("partner-list", "partner", "subscription", "conversion", "report-list",
 
 #: Wide enough for the list of partners, and narrow enough that the text is readable in the docs.
 WINDOW = (1200, 600)
-#: The rest of a long page, in pixels, is cut off.
-HEIGHT = 1500
+
+pytestmark = [pytest.mark.needs("chromium"), pytest.mark.server]
 
 
-@pytest.mark.needs("chromium")
-@pytest.mark.server
 @pytest.mark.django_db(transaction=True)
-def test_pictures(live_server: Any) -> None:
-    from PIL import Image
-
+def test_pictures(live_server: Any, browser: Any) -> None:
     paths = dict(pages(furnish()))
-    PICTURES.mkdir(exist_ok=True)
-    with chromium() as browser, Window.open(browser, WINDOW) as window:
+    with Window.open(browser, WINDOW) as window:
         window.log_in(live_server.url, "staff", PASSWORD)
         window.page.goto(live_server.url + paths["partner-list"])
         window.page.locator("#toggle-nav-sidebar").click()  # The Admin remembers that it is closed.
         for name in SHOWN:
-            picture = PICTURES / f"{name}.png"
             window.page.goto(live_server.url + paths[name])
-            window.page.screenshot(path=picture, full_page=True)
-            with Image.open(picture) as drawn:
-                top = drawn.crop((0, 0, drawn.width, min(drawn.height, HEIGHT)))
-                # Few colours keep the files small.
-                top.quantize(64).save(picture, optimize=True)
+            take_picture(window.page, PICTURES / f"{name}.png")
+
+
+def test_pictures_of_the_tutorial(tmp_path: Path, browser: Any) -> None:
+    with reading(tmp_path, browser, PICTURES) as reader:
+        for part in everything(PORTS):
+            reader.follow(part)
