@@ -135,6 +135,8 @@ def take_picture(page: Page, file: Path) -> None:
     """Take a picture of a page for the documentation."""
     from PIL import Image
 
+    page.wait_for_load_state("networkidle")
+    page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=file, full_page=True)
     with Image.open(file) as drawn:
         top = drawn.crop((0, 0, drawn.width, min(drawn.height, HEIGHT)))
