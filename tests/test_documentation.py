@@ -595,6 +595,17 @@ def test_a_partner_is_stopped_and_a_customer_from_before_is_reviewed(
     assert Partner.objects.get().stopped_by == customer
 
 
+def test_the_figures_of_a_week_are_printed_by_day(
+    steep_notes: Partner, shop: Callable[[Path], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    visitor = VisitorFactory(partner=steep_notes)
+    money = {"payout": 5, "payout_currency": "EUR", "amount": 50, "currency": "EUR"}
+    ConversionFactory(visitor=visitor, **money)
+    per_click, revenue = shop(DOCS / "guides/reports_from_code.rst").week.figures()  # type: ignore[attr-defined]
+    assert (per_click, revenue) == ({"EUR": 5}, {"EUR": 50})
+    assert len(capsys.readouterr().out.splitlines()) == 7
+
+
 def test_a_closed_account_leaves_no_click_id(
     steep_notes: Partner, shop: Callable[[Path], ModuleType]
 ) -> None:
