@@ -858,7 +858,7 @@ def test_the_partner_receives_what_is_shown(
     steep_notes: Partner, httpserver: HTTPServer, settings: Any
 ) -> None:
     settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
-    text = (DOCS / "explanation/callbacks.rst").read_text(encoding="utf-8")
+    text = (DOCS / "guides/callback_urls.rst").read_text(encoding="utf-8")
     [url] = re.findall(r"^    (https://www\.yourpartner\.com\S+)$", text, re.MULTILINE)
     [(shown, agent)] = re.findall(
         r"^    GET (\S+) HTTP/1.1\n    Host: www\.yourpartner\.com\n    User-Agent: (.+)/1\.0\.0$",
