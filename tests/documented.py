@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from django.conf import settings as django_settings
+from django.dispatch import Signal
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.rst"
@@ -91,6 +92,9 @@ def add_shop(monkeypatch: pytest.MonkeyPatch, page: Path, order: type[Any]) -> M
     package = add_module(monkeypatch, "shop")
     package.Order = order  # type: ignore[attr-defined] # "shop.Order" as a sender
     add_module(monkeypatch, "shop.models").Order = order  # type: ignore[attr-defined]
+    signals = add_module(monkeypatch, "shop.signals")  # of the tutorial
+    signals.order_paid, signals.order_refunded = Signal(), Signal()  # type: ignore[attr-defined]
+    package.signals = signals  # type: ignore[attr-defined]
     for block in blocks(page, "python"):
         if block.file not in ("settings.py", "shop/models.py"):
             name = block.file.removesuffix(".py").replace("/", ".")

@@ -623,12 +623,12 @@ def test_a_payment_and_a_refund_decide_by_a_line_each(
     wire: Callable[[list[Any]], None],
 ) -> None:
     SubscriptionFactory(partner=steep_notes, approval="manual")
-    package = shop(DOCS / "guides/approving.rst")
+    signals_of_shop: Any = shop(DOCS / "guides/approving.rst").signals
     wire(triggers(DOCS / "guides/approving.rst", "Order placed"))
     order = Order.objects.get(pk=referred.post("/order/").content)
     statuses = [Conversion.objects.get().status]
-    for happens in (package.payments.payment_arrived, package.payments.money_given_back):
-        happens(order)
+    for happens in (signals_of_shop.order_paid, signals_of_shop.order_refunded):
+        happens.send(sender=Order, instance=order)
         statuses.append(Conversion.objects.get().status)
     assert statuses == ["pending", "approved", "rejected"]
     assert Conversion.objects.get().reason == "Order refunded"
