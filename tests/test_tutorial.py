@@ -83,5 +83,5 @@ def test_a_newcomer_gets_through_by_doing_what_the_pages_say(tmp_path: Path, bro
     with reading(tmp_path, browser) as reader:
         for part in everything(free_ports()):
             reader.follow(part)
-    # Nobody has said anything after what the last page shows.
-    assert reader.terminals["Third"].new() == ""
+        # The partner has received nothing after what the last page shows.
+        assert reader.terminals["Third"].new() == ""
