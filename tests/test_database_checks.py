@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connections
 
+import affiliations
 from affiliations.database_checks import check_routers
 from tests.routers import PlacesRouter, ReplicaRouter
 
@@ -203,3 +206,17 @@ def test_only_checks_of_databases_connect_to_them(monkeypatch: pytest.MonkeyPatc
     assert asked == []
     run_checks(tags=["database"], databases=["default"])
     assert asked == ["default"]
+
+
+def test_each_transaction_names_its_database() -> None:
+    """The tables of the app may be in another database than the default one."""
+    unnamed = [
+        f"{path.name}:{call.lineno}"
+        for path in Path(affiliations.__file__).parent.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in {"atomic", "on_commit", "set_rollback"}
+        and "using" not in [keyword.arg for keyword in call.keywords]
+    ]
+    assert unnamed == []

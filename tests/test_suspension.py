@@ -461,3 +461,27 @@ remembered: list[Sequence[int]] = []
 def remember(callback_ids: Sequence[int]) -> None:
     """Remember what was handed over at once; a dispatcher."""
     remembered.append(callback_ids)
+
+
+@pytest.mark.django_db
+class TestTheWorker:
+    """It makes no call that it has claimed before for a subscription that waits now."""
+
+    def test_is_told_of_a_paused_subscription(self) -> None:
+        CallbackFactory()
+        [callback] = claim()
+        assert results.record([sent(callback, BUSY)]) == [callback.subscription_id]
+
+    def test_is_told_of_a_suspended_subscription(self) -> None:
+        CallbackFactory()
+        [callback] = claim()
+        Subscription.objects.update(
+            failure_count=suspension.SUSPEND_AFTER_FAILURES - 1,
+            failing_since=timezone.now() - TestASubscription.LONG,
+        )
+        assert results.record([sent(callback, FAILED)]) == [callback.subscription_id]
+
+    def test_is_told_of_no_other(self) -> None:
+        CallbackFactory()
+        [callback] = claim()
+        assert results.record([sent(callback, FAILED)]) == []

@@ -772,3 +772,9 @@ class TestRequireHttps:
     def test_calls_a_secure_one(self) -> None:
         with RawPartner(tls=True) as partner:
             assert transport.send(partner.url).delivered
+
+
+def test_each_cause_of_a_failure_is_looked_at_once() -> None:
+    failure, cause = OSError("failure"), ValueError("cause")
+    failure.__cause__, cause.__cause__ = cause, failure
+    assert list(itertools.islice(transport._causes(failure), 3)) == [failure, cause]
