@@ -113,6 +113,7 @@ SENTENCES = {
     r"Clear \*(?P<label>.+)\*\.": "clear",
     r"Choose \*(?P<option>.+)\* in \*(?P<label>.+)\*\.": "choose",
     r"Click \*(?P<name>[^*]+)\*(?P<left> on the left)?(?: beside “(?P<row>.+)”)?\.": "click",
+    r"Click \*(?P<name>[^*]+)\*, or \*(?P<other>[^*]+)\* before Django [\d.]+\.": "click_either",
     r"You see (?P<texts>“.+?”(?:(?:, | and )“.+?”)*)\.?": "see",
     r"You see a row with (?P<texts>“.+?”(?:(?:, | and )“.+?”)*)\.": "see_row",
     r"Type ``(?P<text>.+)`` at “(?P<prompt>.+)”\.": "type_at",
@@ -364,7 +365,10 @@ class Reader:
         self._control(label).select_option(label=option)
 
     def click(self, name: str, left: str | None, row: str | None) -> None:
-        self._find(CLICKABLE, name, left, row).click()
+        self._find(CLICKABLE, left, row, name).click()
+
+    def click_either(self, name: str, other: str) -> None:
+        self._find(CLICKABLE, None, None, name, other).click()
 
     def see(self, texts: str) -> None:
         for text in _quoted(texts):
@@ -422,17 +426,17 @@ CONTROL = """([name]) => {
     return found.length ? found.at(-1).control : null;
 }"""
 
-#: The only link or button of this name, in the sidebar, in a row, or in the page itself. Below the
-#: name may be more, as in the lists of the Admin.
-CLICKABLE = """([name, left, row]) => {
+#: The only link or button of one of these names, in the sidebar, in a row, or in the page itself.
+#: Below the name may be more, as in the lists of the Admin.
+CLICKABLE = """([left, row, ...names]) => {
     const boxes = left ? [document.querySelector("#nav-sidebar")]
         : row ? [...document.querySelectorAll("tr, form")]
             .filter((box) => box.innerText.includes(row))
         : [document.querySelector("#content") ?? document.body];
     const found = boxes.flatMap((box) =>
             [...box.querySelectorAll("a, button, summary, input[type=submit]")])
-        .filter((one) => (one.value || one.textContent).trim() === name
-            || one.innerText.split("\\n")[0].trim() === name)
+        .filter((one) => [one.value, one.textContent, one.innerText.split("\\n")[0]]
+            .some((text) => names.includes(text?.trim())))
         .filter((one) => one.checkVisibility());
     return found.length === 1 && found[0];
 }"""
