@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,20 @@ from django.db import connection
 DATA = Path(__file__).parent / "data"
 DUMP = (DATA / "affiliations-0.12.sql").read_text(encoding="utf-8")
 EXPECTED: dict[str, Any] = json.loads((DATA / "affiliations-0.12.json").read_text(encoding="utf-8"))
-OURS = ["affiliations_partner", "affiliations_subscription", "affiliations_visitor"]
+#: The tables of 0.12 and their columns.
+COLUMNS = {
+    "affiliations_partner": ["id", "uid", "name", "active"],
+    "affiliations_subscription": ["id", "trigger", "callback_url", "partner_id"],
+    "affiliations_visitor": [
+        "id",
+        "referred_on",
+        "entry_point",
+        "successful_on",
+        "partner_id",
+        "user_id",
+    ],
+}
+OURS = list(COLUMNS)
 
 DJANGOS_USER = get_user_model()._meta.label == "auth.User"
 #: Everywhere else than on SQLite the rows have to be loaded, and entry points end here.
@@ -102,6 +116,54 @@ def make_tables_of_0_12() -> None:
         for statement in statements.splitlines():
             if not statement.startswith("--"):
                 cursor.execute(statement)
+
+
+class RunningProcess:
+    """
+    What a process of 0.12 writes that still runs after the migration, in its own statements.
+
+    They were recorded from 0.12 itself, on Django 1.11, in a database that had been migrated.
+    """
+
+    def __init__(self, callback_url: str, now: datetime) -> None:
+        self.uid = "N3ucyaXD"
+        partner = (self.uid, "Late", False)
+        self.partner_id = self._insert("partner", ["uid", "name", "active"], partner)
+        partner = (self.uid, "Late", True)
+        self._update("partner", ["uid", "name", "active"], partner, self.partner_id)
+        columns = ["trigger", "partner_id", "callback_url"]
+        subscription = ("Order placed", self.partner_id, callback_url)
+        self.subscription_id = self._insert("subscription", columns, subscription)
+        self._update("subscription", columns, subscription, self.subscription_id)
+        self.user_id = user_key(1)
+        visitor = [self.partner_id, as_stored(self.user_id), now, "/teas/", None]
+        columns = ["partner_id", "user_id", "referred_on", "entry_point", "successful_on"]
+        self.visitor_id = self._insert("visitor", columns, visitor)
+        self.successful_id = self._insert("visitor", columns, visitor)
+        self._update("visitor", columns, [*visitor[:-1], now], self.successful_id)
+
+    def delete_partner(self) -> None:
+        columns = {"subscription": "partner_id", "visitor": "partner_id", "partner": "id"}
+        for table, column in columns.items():
+            self._execute("DELETE FROM {} WHERE {} IN (%s)", [self.partner_id], table, column)
+
+    def _insert(self, table: str, columns: list[str], values: Sequence[Any]) -> int:
+        places = ", ".join(["%s"] * len(columns))
+        statement = f"INSERT INTO {{}} ({', '.join(['{}'] * len(columns))}) VALUES ({places})"
+        self._execute(statement, values, table, *columns)
+        newest = f"SELECT MAX(id) FROM affiliations_{table}"
+        with connection.cursor() as cursor:
+            cursor.execute(newest)
+            return int(cursor.fetchone()[0])
+
+    def _update(self, table: str, columns: list[str], values: Sequence[Any], key: int) -> None:
+        changes = ", ".join(["{} = %s"] * len(columns))
+        self._execute(f"UPDATE {{}} SET {changes} WHERE id = %s", [*values, key], table, *columns)
+
+    def _execute(self, statement: str, values: Sequence[Any], table: str, *columns: str) -> None:
+        names = map(connection.ops.quote_name, (f"affiliations_{table}", *columns))
+        with connection.cursor() as cursor:
+            cursor.execute(statement.format(*names), values)
 
 
 def user_key(number: int) -> Any:

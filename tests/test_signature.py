@@ -193,9 +193,7 @@ class TestADeliveredCallback:
             with pytest.raises(WebhookVerificationError):
                 verify(server.requests[1], old.signing_secret)
 
-    @pytest.mark.parametrize(
-        "secret", ["whsec_x", "whsec_é", "whsec_!!!!", "not base64", "", "whsec_"]
-    )
+    @pytest.mark.parametrize("secret", ["whsec_x", "whsec_é", "whsec_!!!!", "not base64", "whsec_"])
     def test_whose_secret_is_invalid_fails_by_our_fault(self, secret: str) -> None:
         with RawPartner() as server:
             callback = CallbackFactory(

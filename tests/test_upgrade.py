@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,15 +11,21 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection
+from django.db.models import F
+from django.db.models.expressions import DatabaseDefault
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
+from standardwebhooks import Webhook
 
+from affiliations.callbacks import worker
+from affiliations.callbacks.test_callback import send_test_callback
 from affiliations.models import Callback, Conversion, Partner, Subscription, Visitor
 from tests import arrivals, old_site
 from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
-from tests.old_site import EXPECTED, LONGEST, OURS, Tables, user_key
+from tests.old_site import COLUMNS, EXPECTED, LONGEST, OURS, RunningProcess, Tables, user_key
+from tests.raw_partner import RawPartner
 from tests.testapp.models import Order
 
 pytestmark = [pytest.mark.django_db, pytest.mark.transaction]
@@ -245,6 +252,108 @@ def test_a_session_that_django_1_11_wrote_is_no_error(client: Client) -> None:
     assert Conversion.objects.get().visitor == new_visitor()
 
 
+# Written after the migration, by a process of 0.12 that still runs
+
+
+@pytest.fixture
+def late() -> RunningProcess:
+    return RunningProcess("https://partner.example/?v={visitor_id}", timezone.now())
+
+
+def test_a_row_that_0_12_still_writes_has_the_defaults_of_the_models(late: RunningProcess) -> None:
+    for model, key in (
+        (Partner, late.partner_id),
+        (Subscription, late.subscription_id),
+        (Visitor, late.visitor_id),
+    ):
+        row, new = model.objects.get(pk=key), model()
+        for field in model._meta.local_concrete_fields:
+            if field.has_db_default() and field.name != "signing_secret":
+                default = getattr(new, field.attname)
+                assert not isinstance(default, DatabaseDefault)
+                assert getattr(row, field.attname) == default, field
+
+
+def test_a_new_column_without_a_value_stops_no_process_of_0_12() -> None:
+    """All columns that 0.12 does not know may be null or have a default in the database."""
+    for model in (Partner, Subscription, Visitor):
+        known = COLUMNS[model._meta.db_table]
+        for field in model._meta.local_concrete_fields:
+            assert field.column in known or field.null or field.has_db_default(), field
+
+
+def test_a_partner_that_0_12_still_writes_is_clicked_credited_and_called_back(
+    client: Client, settings: Any
+) -> None:
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
+    with RawPartner() as server:
+        late = RunningProcess(f"{server.url}?v={{visitor_id}}", timezone.now())
+        client.get(f"/?affiliate_id={late.uid}")
+        client.post("/order/")
+        visitor = Visitor.objects.latest("pk")
+        callback = Callback.objects.get()
+        assert callback.conversion.visitor == visitor
+        assert callback.subscription_id == late.subscription_id
+        Callback.objects.update(next_attempt_on=callback.created_on)
+        assert worker.deliver([callback.pk]).delivered == 1
+        head = server.requests[0].decode()
+    assert head.startswith(f"GET /cb?v={visitor.pk} HTTP/1.1")
+    headers = dict(line.split(": ", 1) for line in head.split("\r\n") if ": " in line)
+    secret = Partner.objects.get(pk=late.partner_id).signing_secret
+    Webhook(secret).verify(f"/cb?v={visitor.pk}", headers, json_parse=False)
+
+
+def test_a_test_callback_to_a_partner_that_0_12_still_writes_is_signed(settings: Any) -> None:
+    settings.AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8"]
+    with RawPartner() as server:
+        late = RunningProcess(f"{server.url}?v={{visitor_id}}", timezone.now())
+        attempt = send_test_callback(Subscription.objects.get(pk=late.subscription_id))
+    assert (attempt.status_code, attempt.error) == (200, "")
+    assert b"webhook-signature: v1," in server.requests[0]
+
+
+def test_a_visitor_that_0_12_still_writes_can_be_credited(
+    client: Client, late: RunningProcess
+) -> None:
+    remember(client, late.visitor_id)
+    client.post("/order/")
+    conversion = Conversion.objects.get()
+    assert (conversion.visitor_id, conversion.partner_id) == (late.visitor_id, late.partner_id)
+    assert conversion.visitor.user_id == late.user_id
+
+
+def test_a_visitor_that_0_12_still_credits_is_closed_by_the_lines_of_the_guide(
+    client: Client, late: RunningProcess
+) -> None:
+    remember(client, late.visitor_id)
+    Subscription.objects.update(closes_referral=False)
+    client.post("/order/")
+    guide = old_site.DATA.parent.parent / "docs/guides/upgrading.rst"
+    steps = re.findall(r"^ +>>> (.*\blate\b.*)\n", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(steps) == 2
+    exec("\n".join(steps), {"Visitor": Visitor, "F": F})
+    closed = Visitor.objects.get(pk=late.successful_id)
+    assert closed.closed_on == closed.successful_on
+    assert Visitor.objects.get(pk=late.visitor_id).closed_on is None
+
+
+def test_a_partner_can_still_be_deleted_by_0_12(late: RunningProcess) -> None:
+    late.delete_partner()
+    assert not Visitor.objects.filter(pk__gt=50).exists()
+    assert not Partner.objects.filter(uid=late.uid).exists()
+
+
+def test_a_secret_is_created_once_for_a_partner_that_0_12_has_written(
+    late: RunningProcess,
+) -> None:
+    one, other = (Partner.objects.get(pk=late.partner_id) for _ in range(2))
+    one.ensure_signing_secret()
+    other.ensure_signing_secret()
+    assert one.signing_secret.startswith("whsec_")
+    assert one.signing_secret == other.signing_secret
+    assert Partner.objects.get(pk=late.partner_id).signing_secret == one.signing_secret
+
+
 # The Admin
 
 
@@ -284,6 +393,23 @@ def test_every_page_of_the_admin_opens(staff: Client) -> None:
         # Those with the long entry points are the last.
         for row in [*model.objects.order_by("pk")[:3], *model.objects.order_by("-pk")[:3]]:
             assert staff.get(reverse(f"{name}_change", args=[row.pk])).status_code == 200
+
+
+def test_what_0_12_still_writes_is_in_the_lists_of_the_admin(
+    staff: Client, late: RunningProcess
+) -> None:
+    for name in ("partner", "subscription", "visitor"):
+        page = staff.get(reverse(f"admin:affiliations_{name}_changelist"))
+        key = getattr(late, f"{name}_id")
+        assert key in [row.pk for row in page.context["cl"].result_list]
+        page = staff.get(reverse(f"admin:affiliations_{name}_change", args=[key]))
+        assert page.status_code == 200
+    partner = Partner.objects.get(pk=late.partner_id)
+    page = staff.post(
+        reverse("admin:affiliations_partner_secret", args=[partner.pk]), {"show": "1"}
+    )
+    partner.refresh_from_db()
+    assert partner.signing_secret in page.text
 
 
 def test_the_list_of_visitors_can_be_narrowed_to_a_month_of_then(staff: Client) -> None:

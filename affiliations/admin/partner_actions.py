@@ -159,6 +159,7 @@ class PartnerPages(ObjectViewsMixin):
             text = gettext("Stopped using the old signing secret.")
             return self.done(request, partner, text, "secret")
         elif "show" in request.POST:
+            partner.ensure_signing_secret()
             secret = partner.signing_secret
             self.log_change(request, partner, gettext("Viewed the signing secret."))
         return self.row_response(request, partner, "secret", {"secret": secret})

@@ -122,4 +122,7 @@ def _take(picked: list[int]) -> list[Callback]:
         )
     claimed = Callback.objects.using(alias).filter(pk__in=free, lease_token=token)
     claimed = claimed.select_related("subscription", "partner")
+    for callback in claimed:
+        # Not when it is signed, in a thread that must not use the database.
+        callback.partner.ensure_signing_secret()
     return sorted(claimed, key=lambda callback: picked.index(callback.pk))

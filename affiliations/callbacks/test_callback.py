@@ -42,6 +42,7 @@ def send_test_callback(subscription: Subscription) -> CallbackAttempt:
         next_attempt_on=now,
         created_on=now,
     )
+    callback.partner.ensure_signing_secret()
     values = placeholders.values_for(callback)
     callback.url = placeholders.render(subscription.callback_url, values)
     if callback.method == Subscription.Method.POST:

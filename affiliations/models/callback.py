@@ -215,7 +215,7 @@ class Callback(HasReason, models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["conversion", "subscription", "event", "version"],
-                name="affiliations_callback_event_told_once",
+                name="affiliations_callback_event_once",
             )
         ]
         indexes = [

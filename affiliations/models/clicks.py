@@ -65,7 +65,7 @@ class FilteredClicks(models.Model):
         db_constraint=False,
         null=True,
         blank=True,
-        related_name="uncounted_clicks",
+        related_name="filtered_clicks",
         verbose_name=_("partner"),
     )
     day = models.DateField(_("day"))
@@ -287,10 +287,10 @@ class UncreditedTrigger(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["visitor", "trigger", "reason"],
-                name="affiliations_uncounted_trigger_told_once",
+                name="affiliations_uncredited_trigger_once",
             )
         ]
-        indexes = [models.Index(fields=["reference"], name="affiliations_uncounted_ref")]
+        indexes = [models.Index(fields=["reference"], name="affiliations_uncredited_ref")]
 
     def __str__(self) -> str:
         return f"{self.trigger}: {self.reason}"

@@ -24,7 +24,7 @@ from django.utils.timezone import template_localtime  # type: ignore[attr-define
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from affiliations import links
+from affiliations import db, links
 from affiliations.amounts import TOO_MUCH, is_currency, rounded
 from affiliations.conf import settings
 from affiliations.models.accounts import account_display
@@ -165,6 +165,7 @@ class Partner(models.Model):
         max_length=64,
         editable=False,
         default=new_signing_secret,
+        db_default="",
         help_text=_("Signs callbacks, so the partner can verify that they come from this site."),
     )
     previous_signing_secret = models.CharField(
@@ -262,6 +263,7 @@ class Partner(models.Model):
         editable=False,
         blank=True,
         default="",
+        db_default="",
         help_text=_("Verifies the private link to the partner page. Empty if there is no link."),
     )
     created_on = models.DateTimeField(_("created on"), auto_now_add=True, null=True)
@@ -461,6 +463,13 @@ class Partner(models.Model):
         until = self.previous_secret_until
         is_overlap = until is not None and timezone.now() < until
         return [self.signing_secret, *([self.previous_signing_secret] if is_overlap else [])]
+
+    def ensure_signing_secret(self) -> None:
+        """Create a secret for a partner without one, whom a process of 0.12 has inserted."""
+        if not self.signing_secret:
+            rows = Partner.objects.using(db.write_alias()).filter(pk=self.pk)
+            rows.filter(signing_secret="").update(signing_secret=new_signing_secret())
+            self.signing_secret = rows.values_list("signing_secret", flat=True).get()
 
     def page_link(self) -> str | None:
         """

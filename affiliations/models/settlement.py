@@ -300,7 +300,7 @@ class Adjustment(HasReason, models.Model):
         verbose_name = _("adjustment")
         verbose_name_plural = _("adjustments")
         indexes = [
-            models.Index(fields=["settlement", "id"], name="affiliations_corr_settlement"),
+            models.Index(fields=["settlement", "id"], name="affiliations_adj_settlement"),
         ]
 
     def __str__(self) -> str:

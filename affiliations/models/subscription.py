@@ -180,6 +180,7 @@ class Subscription(models.Model):
     active = models.BooleanField(
         _("active"),
         default=True,
+        db_default=True,
         help_text=_("Inactive: no new conversions are credited for this subscription."),
     )
     #: Whether each order counts, or only the first conversion of a visitor.
@@ -188,10 +189,12 @@ class Subscription(models.Model):
         max_length=8,
         choices=Counting.choices,
         default=Counting.ONCE,
+        db_default=Counting.ONCE,
     )
     closes_referral = models.BooleanField(
         _("stop tracking the visitor after the first conversion"),
         default=True,
+        db_default=True,
         help_text=_("Later conversions of the same visitor are not credited, for any trigger."),
     )
     earns_for = models.CharField(
@@ -206,7 +209,11 @@ class Subscription(models.Model):
     earns_months = models.PositiveSmallIntegerField(_("earns for (months)"), null=True, blank=True)
     #: How the payout is calculated.
     payout_type = models.CharField(
-        _("payout"), max_length=7, choices=PayoutType.choices, default=PayoutType.NONE
+        _("payout"),
+        max_length=7,
+        choices=PayoutType.choices,
+        default=PayoutType.NONE,
+        db_default=PayoutType.NONE,
     )
     payout_value = models.DecimalField(
         _("payout value"),
@@ -221,6 +228,7 @@ class Subscription(models.Model):
         max_length=3,
         blank=True,
         default="",
+        db_default="",
         help_text=_(
             "For a fixed amount only, such as EUR. A percentage is paid in the currency of the "
             "order."
@@ -228,7 +236,11 @@ class Subscription(models.Model):
     )
     #: Whether conversions are approved by themselves, or by staff and signals.
     approval = models.CharField(
-        _("approval"), max_length=9, choices=Approval.choices, default=Approval.AUTOMATIC
+        _("approval"),
+        max_length=9,
+        choices=Approval.choices,
+        default=Approval.AUTOMATIC,
+        db_default=Approval.AUTOMATIC,
     )
     approve_after = models.PositiveSmallIntegerField(
         _("hold period (days)"),
@@ -239,16 +251,23 @@ class Subscription(models.Model):
             "approve immediately."
         ),
     )
-    call_on_conversion = models.BooleanField(_("send callback when created"), default=True)
-    call_on_approval = models.BooleanField(_("send callback when approved"), default=False)
+    call_on_conversion = models.BooleanField(
+        _("send callback when created"), default=True, db_default=True
+    )
+    call_on_approval = models.BooleanField(
+        _("send callback when approved"), default=False, db_default=False
+    )
     call_on_rejection = models.BooleanField(
         _("send callback when rejected"),
         default=False,
+        db_default=False,
         help_text=_("Only if the partner was told about the conversion."),
     )
 
     #: Attempts that have failed since the last one that was accepted.
-    failure_count = models.PositiveIntegerField(_("failures in a row"), default=0, editable=False)
+    failure_count = models.PositiveIntegerField(
+        _("failures in a row"), default=0, db_default=0, editable=False
+    )
     failing_since = models.DateTimeField(_("failing since"), null=True, blank=True, editable=False)
     callbacks_suspended_on = models.DateTimeField(
         _("callbacks suspended on"),

@@ -86,11 +86,11 @@ class SubIds(models.Model):
     """The sub ids of a click. A conversion has a copy, so that reports need not join visitors."""
 
     #: The partner's sub ids, from the link; empty if it had none.
-    sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="")
-    sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="")
-    sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="")
-    sub4 = models.CharField(_("sub id 4"), max_length=255, blank=True, default="")
-    sub5 = models.CharField(_("sub id 5"), max_length=255, blank=True, default="")
+    sub1 = models.CharField(_("sub id 1"), max_length=255, blank=True, default="", db_default="")
+    sub2 = models.CharField(_("sub id 2"), max_length=255, blank=True, default="", db_default="")
+    sub3 = models.CharField(_("sub id 3"), max_length=255, blank=True, default="", db_default="")
+    sub4 = models.CharField(_("sub id 4"), max_length=255, blank=True, default="", db_default="")
+    sub5 = models.CharField(_("sub id 5"), max_length=255, blank=True, default="", db_default="")
 
     class Meta:
         abstract = True
@@ -137,6 +137,7 @@ class Visitor(SubIds):
         max_length=2048,
         blank=True,
         default="",
+        db_default="",
         help_text=_("The page with the partner’s link, without its query string."),
     )
     #: When the first conversion happened.
@@ -161,6 +162,7 @@ class Visitor(SubIds):
         max_length=MAX_CLICK_ID,
         blank=True,
         default="",
+        db_default="",
         help_text=_("The partner’s own id of the click."),
     )
     #: A code of ``LOST_CLICK_IDS``; empty if there is a click id, or if the link had none.
@@ -185,6 +187,7 @@ class Visitor(SubIds):
     is_test = models.BooleanField(
         _("test"),
         default=False,
+        db_default=False,
         help_text=_("Test: excluded from reports."),
     )
     is_internal = models.BooleanField(
