@@ -551,9 +551,9 @@ def test_each_site_has_a_trigger_and_links_pass_the_visitor_on(
     visitor = Visitor.objects.get()
     for currency in ("DKK", "EUR", "SEK"):
         Order.objects.create(affiliate_visitor=visitor, total=40, currency=currency)
-    assert [c.trigger for c in Conversion.objects.order_by("pk")] == [
-        "Order in Denmark",
-        "Order in Germany",
+    assert list(Conversion.objects.order_by("pk").values_list("trigger", "currency")) == [
+        ("Order in Denmark", "DKK"),
+        ("Order in Germany", "EUR"),
     ]
     links = []
     for browser in (client, Client()):

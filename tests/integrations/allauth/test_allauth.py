@@ -74,7 +74,8 @@ def test_the_first_address_that_is_confirmed_is_credited_in_any_browser(
     wire: Callable[..., None],
     settings: Any,
 ) -> None:
-    SubscriptionFactory(partner=partner, trigger="User confirmed", counting="every")
+    each = {"counting": "every", "closes_referral": False}
+    SubscriptionFactory(partner=partner, trigger="User confirmed", **each)
     [shown] = [b for b in settings_blocks(PAGE) if "User confirmed" in b.code]
     settings.AFFILIATE_ATTRIBUTE_BY_USER = run_settings(shown)["AFFILIATE_ATTRIBUTE_BY_USER"]
     wire(triggers(PAGE, "User confirmed"))
