@@ -22,6 +22,7 @@ from django.urls import path
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
+from affiliations import db
 from affiliations.callbacks import maintenance, outbox, results, suspension
 from affiliations.callbacks.transport import AttemptResult, Result
 from affiliations.conversions import by_reference, decisions
@@ -165,6 +166,13 @@ class TestADecision:
         decide(conversion, PENDING)
         decisions.stop_for_fraud(conversion.partner, reason="y" * 300)
         assert Conversion.objects.get().reason == "y" * 255
+
+    def test_of_several_locks_their_visitors_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        conversion, _other = counted(), counted(reference="18")
+        locked: list[Any] = []
+        monkeypatch.setattr(db, "lock_rows", locked.extend)
+        decisions.lock_visitors(Conversion.objects.filter(pk=conversion.pk))
+        assert locked == [conversion.visitor]
 
     def test_that_is_made_already_changes_nothing(self, django_assert_num_queries: Any) -> None:
         conversion = counted()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from affiliations.callbacks import claims, results, suspension
@@ -485,3 +486,10 @@ class TestTheWorker:
         CallbackFactory()
         [callback] = claim()
         assert results.record([sent(callback, FAILED)]) == []
+
+
+@pytest.mark.django_db
+def test_only_the_subscriptions_that_are_recorded_are_locked() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        suspension.lock([SubscriptionFactory().pk])
+    assert all("WHERE" in query["sql"] for query in queries if query["sql"].startswith("UPDATE"))
