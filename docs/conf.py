@@ -20,6 +20,8 @@ project_copyright = "Saxo Publish and individual contributors"
 release = version = _metadata["Version"]
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated"]
+# The headings have the names of the modules.
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
@@ -36,6 +38,7 @@ nitpick_ignore_regex = [
 nitpick_ignore = [("py:class", "Summary")]
 
 html_theme = "furo"
+html_domain_indices = False
 html_title = f"{project} {release}"
 templates_path = ["_templates"]
 html_additional_pages = {"contents": "contents.html"}

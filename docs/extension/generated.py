@@ -82,7 +82,8 @@ def add_fields(
                 if owner_name == owner.__name__
             }
     for field in (*model._meta.local_fields, *model._meta.local_many_to_many):
-        lines += field_lines(field, comments.get(field.name, ""))
+        if field.name != "id":
+            lines += field_lines(field, comments.get(field.name, ""))
 
 
 class LinkNames(SphinxPostTransform):
