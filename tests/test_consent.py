@@ -258,6 +258,12 @@ def test_a_link_without_the_key_registers_nobody(link: str) -> None:
     assert uncounted() == {}
 
 
+def test_a_link_with_half_a_character_registers_the_visitor(partner) -> None:
+    request = request_with(None, META={"HTTP_HOST": "shop.example"})
+
+    assert consent.register_visitor(request, f"{partner.link('/')}&a=\ud800") is not None
+
+
 @pytest.mark.parametrize("active", [False, None])
 def test_a_link_of_nobody_or_of_an_inactive_partner_registers_nobody(browser, active) -> None:
     partner = PartnerFactory(active=False) if active is False else PartnerFactory.build()
