@@ -34,6 +34,9 @@ Order placed        5                            11.20    0.78  pending   pendin
 MANAGE = Path(__file__).resolve().parent.parent / "dummy_project" / "manage.py"
 SECONDS = 120
 
+SOMEBODY = ("--username", "old", "--email", "old@shop.example")
+PASSWORD = {"DJANGO_SUPERUSER_PASSWORD": "second-infusion"}
+
 pytestmark = [
     pytest.mark.server,
     pytest.mark.slow,
@@ -308,9 +311,13 @@ def test_the_demo_waits_until_it_is_ended_and_can_be_started_again_on_the_same_d
     tmp_path: Path,
 ) -> None:
     database = tmp_path / "shop.sqlite3"
-    for ending, code in ((signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)):
+    for ending, code, told in (
+        (signal.SIGINT, 0, f"The demo keeps its data in {database}\n"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, f"The data of earlier runs is kept in {database}\n"),
+    ):
         with manage("demo", *free_ports(), SHOP_DATABASE=str(database)) as process:
             guide = read_until(process, "Ctrl-C stops everything.")
+            assert guide.startswith(told)
             assert "name admin, password second-infusion" in guide
             assert len(ports(guide)) == 3
             assert all(answers(port) for port in ports(guide))
@@ -339,6 +346,20 @@ def test_the_demo_waits_until_it_is_ended_and_can_be_started_again_on_the_same_d
         "auth_user": 1,
         "store_product": 6,
     }
+
+
+def test_the_demo_begins_afresh_if_it_is_told_to(tmp_path: Path) -> None:
+    database = tmp_path / "shop.sqlite3"
+    run("migrate", "--verbosity", "0", SHOP_DATABASE=str(database))
+    run("createsuperuser", "--noinput", *SOMEBODY, SHOP_DATABASE=str(database), **PASSWORD)
+    with manage("demo", "--fresh", *free_ports(), SHOP_DATABASE=str(database)) as process:
+        read_until(process, "Ctrl-C stops everything.")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+    with sqlite3.connect(database) as connection:
+        names = connection.execute("SELECT username FROM auth_user").fetchall()
+    connection.close()
+    assert names == [("admin",)]
 
 
 def test_the_shop_and_the_demo_pass_their_own_tests() -> None:

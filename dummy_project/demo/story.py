@@ -186,6 +186,8 @@ class Story:
         by_code = Conversion.objects.filter(code=deal.PARTNER_CODE).latest("pk")
         page = staff.open(f"{self.shop.url}admin/affiliations/conversion/{by_code.pk}/change/")
         check(f"Code: {by_code.code}" in page.text, "The Admin shows no code of the conversion.")
+        page = staff.open(f"{self.shop.url}admin/affiliations/overview/")
+        check(deal.PARTNER_NAME in page.text, "The overview does not show the partner.")
         page = staff.open(f"{self.shop.url}admin/affiliations/callback/")
         check(page.status == 200, f"The Admin's callbacks answer {page.status}.")
         for conversion in Conversion.objects.order_by("pk"):

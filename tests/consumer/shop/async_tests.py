@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import assert_type
 
+from django.test import AsyncClient
+
 from affiliations.models import Partner, Visitor
 from affiliations.testing import astart_referral
-from django.test import AsyncClient
 
 
 async def test_orders(async_client: AsyncClient, partner: Partner) -> None:

@@ -25,6 +25,7 @@ GUIDE = """
   The partner    {partner}
   The provider   {payments}
   The Admin      {shop}admin/    name {name}, password {password}
+  The overview   {shop}admin/affiliations/overview/
   Partner page   {page}
 
 Try this:
@@ -35,10 +36,10 @@ Try this:
   4. Refund the payment at {payments} and the partner receives a rejection.
   5. Renew the order of a signed-up customer at {payments} and the partner earns again.
   6. Order with the coupon {code} in a private window: the partner earns without a click.
-  7. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
-  8. Open the "Partner page" above to see what the partner sees.
+  7. Open the overview: the past 30 days, what is unpaid, and the top partners.
+  8. In the Admin, look at Visitors, Conversions and Callbacks; change the partner's subscriptions.
+  9. Open the "Partner page" above to see what the partner sees.
 
-{database}
 The sites write their logs to {logs}
 Ctrl-C stops everything.
 """
@@ -68,6 +69,11 @@ class Command(BaseCommand):
                 "play the story over HTTP, check each step, and exit; uses a temporary database, "
                 "or the one named by SHOP_DATABASE"
             ),
+        )
+        parser.add_argument(
+            "--fresh",
+            action="store_true",
+            help="delete the data of earlier runs first",
         )
         for site, usual in (("shop", 8000), ("partner", 8001), ("payment", 8002)):
             parser.add_argument(
@@ -100,6 +106,8 @@ class Command(BaseCommand):
             stack.callback(connection.close)
             if options["once"] and "SHOP_DATABASE" not in os.environ:
                 _use_database(str(folder / "once.sqlite3"))
+            else:
+                self._say(_begin(Path(connection.settings_dict["NAME"]), options["fresh"]))
             call_command("migrate", interactive=False, verbosity=0)
             deal.fill_shelf()
             deal.hire_admin()
@@ -132,7 +140,6 @@ class Command(BaseCommand):
             password=deal.ADMIN_PASSWORD,
             code=deal.PARTNER_CODE,
             page=deal.page_of_partner(shop.url),
-            database=f"The shop's database is {connection.settings_dict['NAME']}",
             logs=folder,
         )
         self._say(guide)
@@ -166,6 +173,18 @@ def _use_database(path: str) -> None:
     """Use another database file in this process, as Django's test runner does."""
     connection.close()
     connection.settings_dict["NAME"] = path
+
+
+def _begin(database: Path, fresh: bool) -> str:
+    """Delete the data of earlier runs if it should be; return what to say about it."""
+    if fresh:
+        database.unlink(missing_ok=True)
+    elif database.exists():
+        return (
+            f"The data of earlier runs is kept in {database}\n"
+            "To begin afresh: python -m tox -e demo -- --fresh"
+        )
+    return f"The demo keeps its data in {database}"
 
 
 def _sites(options: dict[str, Any], folder: Path) -> tuple[Site, Site, Site]:
