@@ -35,6 +35,6 @@ def test_pictures(live_server: Any, browser: Any) -> None:
 
 
 def test_pictures_of_the_tutorial(tmp_path: Path, browser: Any) -> None:
-    with reading(tmp_path, browser, PICTURES) as reader:
+    with reading(tmp_path, browser, pictures=PICTURES) as reader:
         for part in everything(PORTS):
             reader.follow(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from tests.tutorial import (
     reading,
     understood,
 )
+
+#: What is installed: each file of a build, if there is one, or else a wheel of this checkout.
+DIST = os.environ.get("AFFILIATIONS_TEST_DIST")
+PACKAGES = {file.suffix: file for file in Path(DIST).iterdir()} if DIST else {".whl": None}
 
 
 def test_every_page_says_something_and_every_step_is_understood() -> None:
@@ -75,12 +80,15 @@ def test_a_command_that_does_something_else_is_a_misprint(
 
 
 @pytest.mark.needs("chromium")
+@pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)
 @pytest.mark.server
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # It installs Django and the package.
 @pytest.mark.skipif(sys.platform == "win32", reason="The pages are typed into a shell of POSIX.")
-def test_a_newcomer_gets_through_by_doing_what_the_pages_say(tmp_path: Path, browser: Any) -> None:
-    with reading(tmp_path, browser) as reader:
+def test_a_newcomer_gets_through_by_doing_what_the_pages_say(
+    tmp_path: Path, browser: Any, package: Path | None
+) -> None:
+    with reading(tmp_path, browser, package) as reader:
         for part in everything(free_ports()):
             reader.follow(part)
         # The partner has received nothing after what the last page shows.

@@ -500,12 +500,13 @@ def newcomers_environment(folder: Path, package: Path) -> dict[str, str]:
 
 
 @contextmanager
-def reading(folder: Path, browser: Browser, pictures: Path | None = None) -> Iterator[Reader]:
-    """Let somebody sit down in an empty folder."""
+def reading(
+    folder: Path, browser: Browser, package: Path | None = None, pictures: Path | None = None
+) -> Iterator[Reader]:
+    """Let somebody sit down in an empty folder, and install this wheel or sdist, or a new wheel."""
     empty = folder / "empty"
     empty.mkdir()
-    given = os.environ.get("AFFILIATIONS_TEST_WHEEL")  # or an sdist
-    environment = newcomers_environment(folder, Path(given) if given else build_wheel(folder))
+    environment = newcomers_environment(folder, package or build_wheel(folder))
     with ExitStack() as stack:
         yield Reader(stack, browser, empty, environment, pictures)
 
