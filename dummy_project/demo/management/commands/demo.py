@@ -177,9 +177,11 @@ def _use_database(path: str) -> None:
 
 def _begin(database: Path, fresh: bool) -> str:
     """Delete the data of earlier runs if it should be; return what to say about it."""
+    # The system checks have opened the database, and so created an empty file.
+    connection.close()
     if fresh:
         database.unlink(missing_ok=True)
-    elif database.exists():
+    elif database.exists() and database.stat().st_size:
         return (
             f"The data of earlier runs is kept in {database}\n"
             "To begin afresh: python -m tox -e demo -- --fresh"
