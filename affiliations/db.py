@@ -92,8 +92,7 @@ def can_store(text: str) -> bool:
     Tables of an older MySQL or MariaDB may have the charset utf8mb3, without emoji, or latin1. A
     text is copied from one table to another, so all of them count. Their charsets are read once.
     """
-    alias = write_alias()
-    if text.isascii() or connections[alias].vendor != "mysql":
+    if text.isascii() or connections[alias := write_alias()].vendor != "mysql":
         return True
     if alias not in _narrow_charsets:
         charsets = [charset for _table, _column, charset in narrow_columns(alias)]

@@ -44,6 +44,8 @@ _STATUSES: Mapping[str, Conversion.Status] = {
 
 #: How many codes on one order are read.
 _MAX_CODES = 100
+#: The options that may state a visitor.
+_STATING = ("visitor", "user", "code")
 
 
 class Referral(NamedTuple):
@@ -491,10 +493,11 @@ def has_no_visitor(
     """
     # A stated user may have an earning period. Of a code, whether it is one is asked later: what
     # is read from an object may take a query.
-    is_stated = not (visitor is None and user is None and code in (None, "")) or (
-        instance is not None and any(name in options for name in ("visitor", "user", "code"))
-    )
-    if is_stated or settings.attribute_by_user:
+    if not (visitor is None and user is None and code in (None, "")):
+        return False
+    if options and instance is not None and not options.keys().isdisjoint(_STATING):
+        return False
+    if settings.attribute_by_user:
         return False
     return request is None or visitors.remembers_no_visitor(request)
 

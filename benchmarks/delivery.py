@@ -1,64 +1,49 @@
 """
-Measure the delivery pipeline, from the claim to the record: ``python -m benchmarks.delivery``.
+The delivery of callbacks: as 0.12 called, as fast as the libraries can, and by this app.
 
-For comparison it measures sequential calls, as 0.12 made them inside the visitor's request.
-AFFILIATIONS_TEST_DATABASE selects the database, as for the tests.
+The app claims, sends and records on a real database, in the process of ``deliver_callbacks``.
+``python -m benchmarks.delivery THREADS`` is that process.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import django
 import requests
+import urllib3
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.delivery_settings")
-os.environ.setdefault("AFFILIATIONS_TEST_NAME", "benchmarks")
-django.setup()
-
-from django.db import connection  # noqa: E402
-from django.utils import timezone  # noqa: E402
-
-from affiliations.callbacks.worker import CONCURRENCY, DeliveryWorker  # noqa: E402
-from affiliations.models import (  # noqa: E402
-    Callback,
-    CallbackAttempt,
-    Conversion,
-    Partner,
-    Subscription,
-    Visitor,
-)
-from benchmarks.partner import answering_after  # noqa: E402
-from benchmarks.tables import tables  # noqa: E402
+from benchmarks.measure import Row
+from benchmarks.partner import answering_after
 
 SLOW = 0.2
 #: Enough partners that the limit per partner does not limit the total.
 PARTNERS = 64
-
-
-def subscribe() -> list[Subscription]:
-    """Return the partners' subscriptions; create them if there are none."""
-    if not Subscription.objects.exists():
-        for number in range(PARTNERS):
-            partner = Partner.objects.create(name=f"Partner {number}", active=True)
-            Subscription.objects.create(partner=partner, trigger="Order placed", counting="every")
-            Visitor.objects.create(partner=partner)
-    return list(Subscription.objects.filter(trigger="Order placed").order_by("pk"))
+TIMES, SECONDS = 5, 4
 
 
 def queue(url: str, count: int) -> None:
     """Queue callbacks of the partners in turn, with their conversions."""
-    CallbackAttempt.objects.filter(callback__conversion__isnull=False).delete()
-    Callback.objects.filter(conversion__isnull=False).delete()
+    from django.db import connection
+    from django.utils import timezone
+
+    from affiliations.models import Callback, CallbackAttempt, Conversion, Subscription, Visitor
+    from benchmarks.costs import subscribed
+
+    CallbackAttempt.objects.all().delete()
+    Callback.objects.all().delete()
     Conversion.objects.all().delete()
-    subscriptions = subscribe()
+    if not Subscription.objects.exists():
+        for number in range(PARTNERS):
+            Visitor.objects.create(partner=subscribed(name=f"Partner {number}").partner)
+    subscriptions = list(Subscription.objects.order_by("pk"))
     visitors = {visitor.partner_id: visitor for visitor in Visitor.objects.all()}
     Conversion.objects.bulk_create(
         Conversion(
@@ -88,12 +73,14 @@ def queue(url: str, count: int) -> None:
             cursor.execute("ANALYZE affiliations_callback")
 
 
-def pipeline(url: str, count: int, concurrency: int, *, processes: int = 1) -> float:
+def delivered(url: str, count: int, threads: int, processes: int = 1) -> float:
     """Return how many callbacks a second the processes send and record."""
+    from affiliations.models import Callback, CallbackAttempt
+
     queue(url, count)
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.delivery", "--worker", str(concurrency)],
+            [sys.executable, "-m", "benchmarks.delivery", str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -109,79 +96,83 @@ def pipeline(url: str, count: int, concurrency: int, *, processes: int = 1) -> f
         worker.stdin.write("go\n")
         worker.stdin.flush()
     ended = max(float(worker.communicate()[0]) for worker in workers)
-    assert Callback.objects.filter(conversion__isnull=False, status="delivered").count() == count
-    assert CallbackAttempt.objects.filter(callback__conversion__isnull=False).count() == count
+    assert Callback.objects.filter(status="delivered").count() == count
+    assert CallbackAttempt.objects.count() == count
     return count / (ended - began)
 
 
-def work(concurrency: int) -> None:
+def work(threads: int) -> None:
     """Run one worker, like ``manage.py deliver_callbacks``, without measuring its start."""
+    from django.db import connection
+    from django.utils import timezone
+
+    from affiliations.callbacks.worker import DeliveryWorker
+    from affiliations.models import Callback
+
     connection.ensure_connection()
     Callback.objects.due(timezone.now()).exists()
     print("ready", flush=True)
     sys.stdin.readline()
-    DeliveryWorker(concurrency=concurrency).run()
+    DeliveryWorker(concurrency=threads).run()
     print(time.time())
 
 
-def one_by_one(get: Callable[[str], requests.Response], url: str, count: int) -> float:
-    """Return how many sequential calls a second are made, without recording."""
+def one_by_one(url: str, count: int) -> float:
+    """Return how many calls a second are made as 0.12 made them, in the request of the visitor."""
     began = time.perf_counter()
     for number in range(count):
-        get(f"{url}?v={number}")
+        requests.get(f"{url}?v={number}")
     return count / (time.perf_counter() - began)
 
 
-def typical(times: int, url: str, count: int, concurrency: int, *, processes: int = 1) -> float:
-    """Return the median of several measurements of the pipeline."""
-    rates = [pipeline(url, count, concurrency, processes=processes) for _ in range(times)]
-    return statistics.median(rates)
+def bare(url: str, count: int, threads: int) -> float:
+    """Return how many requests a second a pool of threads with urllib3 makes, and nothing else."""
+    pool = urllib3.PoolManager(maxsize=threads)
+    with ThreadPoolExecutor(threads) as executor:
+        began = time.perf_counter()
+        for response in executor.map(
+            lambda number: pool.request("GET", f"{url}?v={number}"), range(count)
+        ):
+            assert response.status == 200
+        return count / (time.perf_counter() - began)
 
 
-def say(what: str, rate: float, aim: str = "") -> None:
-    print(f"{what:58}{rate:9,.1f} a second   {aim}", flush=True)
+def rows() -> Iterator[Row | str]:
+    from django.db import connection
+
+    from affiliations.callbacks.slots import CONCURRENCY
+    from benchmarks.tables import tables
+
+    with tables():
+        for seconds, threads, expected, goal in (
+            (SLOW, 32, 32 / SLOW, "0.95"),
+            (SLOW, 64, 64 / SLOW, "0.95"),
+            (0.0, CONCURRENCY, 500, "1,000 a second"),
+        ):
+            how = f"after {seconds * 1000:.0f} ms" if seconds else "at once"
+            yield f"Callbacks to partners who answer {how} ({connection.vendor}, {threads} threads)"
+            with answering_after(seconds) as url:
+                calls = one_by_one(url, int(2 / (seconds or 0.005)))
+                yield Row("as in 0.12, one after the other", a_second(calls))
+                count = int(expected * SECONDS)
+                limits, rates = [], []
+                for _ in range(TIMES):
+                    limits.append(bare(url, count, threads))
+                    rates.append(delivered(url, count, threads))
+                yield Row("urllib3 in threads, and no database", a_second(*limits))
+                ratios = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
+                yield Row("this app", a_second(*rates), ratios, goal)
+                if not seconds and connection.vendor != "sqlite":
+                    two = [delivered(url, 2 * count, threads, 2) for _ in range(TIMES)]
+                    ratios = [rate / limit for rate, limit in zip(two, limits, strict=True)]
+                    yield Row("this app in two processes", a_second(*two), ratios, goal)
 
 
-def compare(times: int, seconds: float) -> None:
-    """Print all figures with their aims."""
-    print(f"{connection.vendor}, a partner who answers after {SLOW * 1000:.0f} ms")
-    with answering_after(SLOW) as url:
-        say("requests.get, one by one", one_by_one(requests.get, url, 15))
-        with requests.Session() as session:
-            say("Session.get, one by one", one_by_one(session.get, url, 15))
-        for threads in (32, 64):
-            ideal = threads / SLOW
-            rate = typical(times, url, int(ideal * seconds), threads)
-            say(
-                f"the pipeline with {threads} threads",
-                rate,
-                f"{rate / ideal:.0%} of {ideal:.0f}; aim: 85 %",
-            )
-    print(f"{connection.vendor}, a partner who answers at once")
-    with answering_after(0) as url:
-        say("requests.get, one by one", one_by_one(requests.get, url, 500))
-        with requests.Session() as session:
-            say("Session.get, one by one", one_by_one(session.get, url, 1000))
-        count = int(500 * seconds)
-        one = typical(times, url, count, CONCURRENCY)
-        say(f"the pipeline with {CONCURRENCY} threads", one, "aim: 500")
-        if connection.vendor != "sqlite":
-            two = typical(times, url, 2 * count, CONCURRENCY, processes=2)
-            say("two processes", two, f"{two / one:.2f} times one; aim: 1.7")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=3, help="Measurements per median; 3.")
-    parser.add_argument("--seconds", type=float, default=8, help="Seconds per measurement; 8.")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        work(options.worker)
-    else:
-        with tables():
-            compare(options.times, options.seconds)
+def a_second(*rates: float) -> str:
+    return f"{statistics.median(rates):,.0f} a second"
 
 
 if __name__ == "__main__":
-    main()
+    os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
+    django.setup()
+    work(int(sys.argv[1]))

@@ -18,7 +18,7 @@ from datetime import timedelta
 
 import django
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.volume_settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 os.environ.setdefault("AFFILIATIONS_TEST_DATABASE", "postgresql")
 os.environ.setdefault("AFFILIATIONS_TEST_NAME", "volume")
 django.setup()

@@ -32,10 +32,12 @@ def own_account(visitor: Visitor, user: AbstractBaseUser | None, instance: objec
     Returns:
         Why the conversion needs review, and so stays pending; ``None`` if it does not.
     """
-    accounts = {visitor.user_id: OWN_VISITOR}
+    accounts = {} if visitor.user_id is None else {visitor.user_id: OWN_VISITOR}
     if user is not None:
         accounts[user.pk] = OWN_ACCOUNT
+    if not accounts:
+        return None
     # The partner may click with one account and buy with another, or for another person.
-    own = visitor.partner.users.filter(pk__in=[key for key in accounts if key is not None])
+    own = visitor.partner.users.filter(pk__in=accounts)
     found = set(own.values_list("pk", flat=True))
     return next((text for key, text in reversed(accounts.items()) if key in found), None)

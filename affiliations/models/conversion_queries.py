@@ -118,10 +118,11 @@ class ConversionQuerySet(models.QuerySet["Conversion"]):
         reference only. So a rejected one has the same reference, or one of the two has none.
         """
         key = conversion.reference_key
-        same_visitor = Q(dedupe_key=conversion.dedupe_key)
+        taken = Q(dedupe_key=conversion.dedupe_key)
         same_reference = Q() if key is None else Q(reference_key=key)
-        taken = (same_visitor | same_reference) & Q(released=0)
-        if of_signal:
-            unnamed = Q() if key is None else Q(reference_key=None)
-            taken |= same_reference | (same_visitor & unnamed)
-        return self.filter(taken, trigger=conversion.trigger).exclude(pk=conversion.pk)
+        if not of_signal:
+            taken = (taken | same_reference) & Q(released=0)
+        elif key is not None:
+            taken = same_reference | (taken & (Q(released=0) | Q(reference_key=None)))
+        rows = self.filter(taken, trigger=conversion.trigger)
+        return rows if conversion._state.adding else rows.exclude(pk=conversion.pk)

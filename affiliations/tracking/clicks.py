@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -67,6 +67,8 @@ _AGENTS = re.compile(
     r"|AgentCore|ChatGPT Agent\b|OAI-Operator",
     re.IGNORECASE,
 )
+#: The patterns take longer than a query, and many browsers have the same user agent.
+_is_crawler = lru_cache(maxsize=1_000)(is_crawler)
 #: Parts of user agents and the names of their browsers. The first match counts, since most browsers
 #: also name Chrome and Safari.
 _BROWSERS = {
@@ -225,7 +227,7 @@ class Click:
         # An agent that uses an ordinary browser says so only where it signs its requests.
         if _AGENTS.search(user_agent) or headers.get("Signature-Agent"):
             return Reason.AGENT
-        return Reason.BOT if is_crawler(user_agent) else None
+        return Reason.BOT if _is_crawler(user_agent) else None
 
     @cached_property
     def _signed_uid(self) -> links.SignedUid | None:

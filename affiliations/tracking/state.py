@@ -45,7 +45,9 @@ class RequestState:
 
     @classmethod
     def of(cls, request: HttpRequest) -> RequestState:
-        if (state := cls.existing(request)) is None:  # Each save in the request asks.
+        # Each save in the request asks, so this does without existing().
+        state: RequestState | None = request.__dict__.get(STATE)
+        if state is None:
             state = request.__dict__[STATE] = cls()
         return state
 
@@ -68,7 +70,7 @@ class RequestState:
         if (response := binding.response_of(request)) is not None:
             # It is a middleware outside of ours that asks.
             _vary(response)
-        elif getattr(request, "_cache_update_cache", False):
+        elif request.__dict__.get("_cache_update_cache"):
             # A cache inside of ours, such as cache_page(), gets the response before it varies.
             state.is_cacheable, request._cache_update_cache = True, False  # type: ignore[attr-defined] # Django's
         return state
