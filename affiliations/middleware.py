@@ -99,6 +99,10 @@ def _leave(
     return binding.until_closed(request, outer, response)
 
 
+#: A ``LazyObject`` sets attributes of what it wraps. Looked up once, as each request needs it.
+_set = object.__setattr__
+
+
 class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs alone
     """
     ``request.affiliate_visitor``, looked up when it is first used.
@@ -110,7 +114,7 @@ class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs 
     _visitor: Any = empty
 
     def __init__(self, request: HttpRequest) -> None:
-        object.__setattr__(self, "_request", request)
+        _set(self, "_request", request)
 
     @property
     def _wrapped(self) -> Visitor | None:

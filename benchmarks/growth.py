@@ -17,8 +17,8 @@ from benchmarks.measure import Row, Work, fastest
 from benchmarks.tables import Router, tables
 
 MODELS = (Visitor, Conversion, Callback, CallbackAttempt)
-#: Visitors by database. One in ten converts.
-VISITORS = {"default": 1_000, "large": 1_000_000}
+#: Visitors by database. One in fifty converts.
+VISITORS = {"default": 5_000, "large": 1_000_000}
 PARTNERS = 100
 #: Visitors that Django inserts; the database copies them.
 FIRST = 10_000
@@ -65,7 +65,7 @@ def fill(visitors: int) -> None:
                 status="approved",
                 created_on=visitor.referred_on,
             )
-            for visitor in Visitor.objects.order_by("-pk")[: visitors // 10]
+            for visitor in Visitor.objects.order_by("-pk")[: visitors // 50]
         ),
         batch_size=5_000,
     )

@@ -2,7 +2,7 @@
 Print how much space clicks take: ``python -m benchmarks.sizes``.
 
 Fills the tables on PostgreSQL or MariaDB, as AFFILIATIONS_TEST_DATABASE says, as the benchmark of
-the growth does: of ten clicks one converts, with one callback that needs one attempt.
+the growth does: of fifty clicks one converts, with one callback that needs one attempt.
 """
 
 from __future__ import annotations
