@@ -102,7 +102,7 @@ def credit(request: HttpRequest, placed: Order) -> None:
     )
     if counted.exists():
         return
-    with transaction.atomic():
+    with transaction.atomic(using=visitor._state.db):
         # Lock the visitor first, or two conversions of one visitor would deadlock on MariaDB.
         is_open = Visitor.objects.filter(pk=visitor.pk, closed_on=None)
         if not is_open.update(successful_on=Coalesce("successful_on", now)):
@@ -140,7 +140,9 @@ def credit(request: HttpRequest, placed: Order) -> None:
             if subscription.callback_url
         ]
         keys = [callback.pk for callback in callbacks]
-        transaction.on_commit(lambda: settings.callback_dispatcher(keys), robust=True)
+        transaction.on_commit(
+            lambda: settings.callback_dispatcher(keys), using=visitor._state.db, robust=True
+        )
 
 
 def is_click(request: HttpRequest) -> bool:

@@ -208,14 +208,16 @@ def subscribed(url: str = "https://partner.example/?c={click_id}", name: str = "
 
 def same_queries(by_hand: Work, ours: Work) -> Group:
     """Compare a view by hand with the app, after a look at the queries of both."""
-    from django.db import connection
+    from django.db import connections
     from django.test.utils import CaptureQueriesContext
+
+    from benchmarks.tables import Router
 
     counts = []
     for work in (by_hand, ours):
         work.begin()
         work.run(1)
-        with CaptureQueriesContext(connection) as queries:
+        with CaptureQueriesContext(connections[Router.alias]) as queries:
             work.run(1)
         counts.append(len(queries))
     assert counts[0] == counts[1], counts

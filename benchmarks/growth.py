@@ -22,7 +22,7 @@ VISITORS = {"default": 5_000, "large": 1_000_000}
 PARTNERS = 100
 #: Visitors that Django inserts; the database copies them.
 FIRST = 10_000
-VALUES, TURNS = 9, 40
+VALUES, TURNS = 5, 20
 DUE = 50
 GOAL = "1.20"
 
@@ -45,11 +45,16 @@ def fill(visitors: int) -> None:
     connection = connections[Router.alias]
     names = [field.column for field in Visitor._meta.local_fields if not field.primary_key]
     columns = ", ".join(map(connection.ops.quote_name, names))
+    # Each copy has other click ids, or the index would be smaller than it is.
+    copied = columns.replace(
+        connection.ops.quote_name("click_id"), "REPLACE(click_id, '00000000', %s)"
+    )
     with connection.cursor() as cursor:
-        for _ in range(visitors // first - 1):
+        for number in range(1, visitors // first):
             cursor.execute(
-                f"INSERT INTO affiliations_visitor ({columns}) SELECT {columns} "
-                f"FROM affiliations_visitor ORDER BY id LIMIT {first}"
+                f"INSERT INTO affiliations_visitor ({columns}) SELECT {copied} "
+                f"FROM affiliations_visitor ORDER BY id LIMIT {first}",
+                [f"{number:08x}"],
             )
     by_partner = {subscription.partner_id: subscription for subscription in subscriptions}
     Conversion.objects.bulk_create(
