@@ -52,6 +52,10 @@ def worker(callback_ids: Sequence[int]) -> None:
     """Do nothing: the processes of ``manage.py deliver_callbacks --loop`` send callbacks."""
 
 
+#: What must run beside the web server, as a developer reads it.
+worker.needs = "manage.py deliver_callbacks --loop"  # type: ignore[attr-defined]
+
+
 def celery(callback_ids: Sequence[int]) -> None:
     """Enqueue a Celery task. If the broker is down, the sweep sends the callbacks."""
 
@@ -64,6 +68,9 @@ def celery(callback_ids: Sequence[int]) -> None:
     _enqueue(enqueue)
 
 
+celery.needs = "a Celery worker and Celery beat"  # type: ignore[attr-defined]
+
+
 def tasks(callback_ids: Sequence[int]) -> None:
     """Enqueue a task of Django's tasks, with the backend of the host."""
 
@@ -73,6 +80,9 @@ def tasks(callback_ids: Sequence[int]) -> None:
         background.deliver.enqueue(list(callback_ids))
 
     _enqueue(enqueue)
+
+
+tasks.needs = "a worker of Django’s tasks, such as manage.py db_worker"  # type: ignore[attr-defined]
 
 
 def _enqueue(call: Callable[[], object]) -> None:

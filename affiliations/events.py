@@ -24,6 +24,7 @@ from affiliations.models import Conversion, FailedTrigger, PartnerCode, Visitor
 from affiliations.models.partner_code import as_code
 from affiliations.options import default_reference, model_of, value_of
 from affiliations.tracking import visitors
+from affiliations.tracking.clicks import on_host
 from affiliations.tracking.staff import is_on_staff_page
 
 if TYPE_CHECKING:
@@ -345,7 +346,8 @@ class TriggerEvent:
             return Referral(in_period, in_period=True)
         if visitor is None:
             reason = Reason.NO_VISITOR if is_buyer else Reason.NOT_THE_BUYER
-            raise NotCredited(reason, reference=self._reference())
+            place = place_of(self.request)
+            raise NotCredited(reason, reference=self._reference(), place=place)
         return Referral(visitor)
 
     @cached_property
@@ -500,6 +502,14 @@ def has_no_visitor(
     if settings.attribute_by_user:
         return False
     return request is None or visitors.remembers_no_visitor(request)
+
+
+def place_of(request: HttpRequest | None) -> str:
+    """Return where a trigger has fired, as a part of a message in the log."""
+    if request is None:
+        return " outside of a request"
+    page = ", to a page of staff" if is_on_staff_page(request) else ""
+    return f" in this request{on_host(request)}{page}"
 
 
 def options_of(name: str) -> Mapping[str, Any]:

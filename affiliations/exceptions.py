@@ -87,8 +87,10 @@ class Reason(models.TextChoices):
 #: in the reference of the documentation.
 _CURES: dict[Reason, Any] = {
     Reason.NO_VISITOR: _(
-        "The session may have ended, or the request is not the customer’s: store the visitor on "
-        "the order, or use AFFILIATE_COOKIE_NAME or AFFILIATE_ATTRIBUTE_BY_USER."
+        "Open a partner’s link first, in the same browser and on the same host: localhost and "
+        "127.0.0.1 have different sessions. For orders of webhooks and workers, store the visitor "
+        "on the order. After the end of a session, AFFILIATE_COOKIE_NAME or "
+        "AFFILIATE_ATTRIBUTE_BY_USER finds the visitor."
     ),
     Reason.NOT_THE_BUYER: _(
         "Another user is logged in, or it happened on a page of staff. To credit the buyer’s own "
@@ -172,8 +174,12 @@ class NotCredited(Exception):
     """
 
     # Any: a Visitor or None, which cannot be imported here, since the models import this module.
-    def __init__(self, reason: Reason, visitor: Any = None, reference: str = "") -> None:
+    def __init__(
+        self, reason: Reason, visitor: Any = None, reference: str = "", place: str = ""
+    ) -> None:
         super().__init__(reason.value)
+        #: Where no visitor was found, for the log.
+        self.place = place
         self.reason = reason
         self.visitor = visitor
         self.reference = reference

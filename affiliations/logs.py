@@ -1,5 +1,5 @@
 """
-The fields of log records, for the formatters of the host, and messages that stay in their lines.
+The fields of log records, messages that stay in their lines, and the console of a developer.
 
 Text from outside, such as a reference or the error of a partner's server, could otherwise add a
 line to a log that looks like one of this site, or control the terminal that shows it.
@@ -8,8 +8,16 @@ line to a log that looks like one of this site, or control the terminal that sho
 from __future__ import annotations
 
 import logging
+import sys
 import textwrap
 import traceback
+from typing import Any
+
+from django.conf import settings
+from django.utils import translation
+from django.utils.functional import Promise
+
+logger = logging.getLogger("affiliations")
 
 
 def fields(
@@ -58,4 +66,55 @@ def keep_in_line(record: logging.LogRecord) -> bool:
     return True
 
 
-logging.getLogger("affiliations").addFilter(keep_in_line)
+logger.addFilter(keep_in_line)
+
+
+class _Console(logging.Handler):
+    """Writes to standard error as it is now, which a server or a test runner may replace."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr)  # noqa: T201
+        except Exception:
+            self.handleError(record)
+
+
+_console = _Console()
+_console.setFormatter(logging.Formatter("affiliations: %(message)s"))
+
+
+def is_told() -> bool:
+    """Return whether ``tell()`` has an effect."""
+    return bool(settings.DEBUG) or logger.isEnabledFor(logging.DEBUG)
+
+
+def tell(message: str, *args: object, level: int = logging.DEBUG, **about: Any) -> None:
+    """
+    Log what happened to a click, a trigger or a callback; with ``DEBUG`` also on the console.
+
+    Django's own ``LOGGING`` shows neither. The console has the line if the host has configured
+    nothing for the logger ``affiliations``, and if no handler of the host gets the record. Test
+    runners turn ``DEBUG`` off.
+
+    Args:
+        message: The message, in English. Arguments that are translated become English, too.
+        args: Its arguments.
+        level: The level of the record.
+        about: The arguments of ``fields()``.
+    """
+    is_logged = logger.isEnabledFor(level)
+    if not (is_logged or settings.DEBUG):
+        return
+    with translation.override(None):
+        values = tuple(str(one) if isinstance(one, Promise) else one for one in args)
+    extra = fields(**about)
+    if is_logged:
+        logger.log(level, message, *values, extra=extra, stacklevel=2)
+    is_shown = is_logged and logger.hasHandlers()
+    is_configured = logger.level or logger.handlers or logger.disabled or not logger.propagate
+    if settings.DEBUG and not (is_shown or is_configured):
+        record = logger.makeRecord(
+            logger.name, level, __file__, 0, message, values, None, extra=extra
+        )
+        keep_in_line(record)
+        _console.handle(record)

@@ -20,8 +20,9 @@ from django.db import connections, transaction
 from django.db.models import Model
 from django.utils.module_loading import import_string
 
-from affiliations import db
-from affiliations.events import Kind, TriggerEvent, entries, has_no_visitor, options_of
+from affiliations import db, logs
+from affiliations.events import Kind, TriggerEvent, entries, has_no_visitor, options_of, place_of
+from affiliations.exceptions import Reason
 from affiliations.models import Conversion, Visitor
 from affiliations.options import COUNTING, DECIDING
 from affiliations.tracking import binding
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("affiliations")
+
+#: The triggers of which the log says that they had no effect outside of a request.
+_told_outside: set[str] = set()
 
 _is_paused: ContextVar[bool] = ContextVar("affiliations_is_paused", default=False)
 
@@ -106,6 +110,7 @@ def complete_trigger(
     """
     request = binding.real_request(request)
     if has_no_visitor(request, options_of(name), instance, visitor, user, code):
+        _tell_no_visitor(name, request)
         return None
     event = TriggerEvent(request, name, instance, visitor, user, reference, amount, currency, code)
     return _credit(event)
@@ -123,6 +128,7 @@ async def acomplete_trigger(
     event = TriggerEvent(request, name, **arguments)
     stated = event.visitor, event.user, event.code
     if has_no_visitor(request, event.options, event.instance, *stated):
+        _tell_no_visitor(name, request)
         return None
     return await sync_to_async(complete_trigger)(request, name, **arguments)
 
@@ -248,8 +254,30 @@ def _event_of_signal(
             return None
     request = binding.current_request()
     if counts and has_no_visitor(request, options, instance):
+        _tell_no_visitor(name, request)
         return None
     return TriggerEvent(request, name, instance)
+
+
+def _tell_no_visitor(name: str, request: HttpRequest | None) -> None:
+    """
+    Log that nobody can be credited, for a developer.
+
+    Outside of requests once for each trigger: a command may save many objects.
+    """
+    if not logs.is_told() or _is_paused.get() or (request is None and name in _told_outside):
+        return
+    if request is None:
+        _told_outside.add(name)
+    reason = Reason.NO_VISITOR
+    logs.tell(
+        "“%s” had no effect: %s%s. %s",
+        name,
+        reason.label,
+        place_of(request),
+        reason.cure,
+        reason=reason.value,
+    )
 
 
 def _object_of_signal(

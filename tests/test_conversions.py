@@ -853,9 +853,11 @@ def test_nothing_but_reasons_and_keys_is_logged_of_what_is_not_counted(
     caplog.set_level(logging.DEBUG, logger="affiliations")
     visitor = VisitorFactory()
     attempt(visitor)
-    assert caplog.messages == [
-        f"Trigger “Order placed” had no effect: not_subscribed (visitor {visitor}, reference “”)."
-    ]
+    [message] = caplog.messages
+    assert message == (
+        "“Order placed” had no effect: the partner has no active subscription to this trigger "
+        f"(visitor {visitor}, reference “”). {Reason.NOT_SUBSCRIBED.cure}"
+    )
 
 
 @pytest.fixture

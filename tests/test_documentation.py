@@ -849,8 +849,8 @@ def test_the_logging_lines_say_why_nothing_was_counted(capsys: pytest.CaptureFix
     visitor = VisitorFactory()
     complete_trigger(None, "Order placed", visitor=visitor, reference="A-17")
     assert capsys.readouterr().err == (
-        "Trigger “Order placed” had no effect: not_subscribed "
-        f"(visitor {visitor}, reference “A-17”).\n"
+        "“Order placed” had no effect: the partner has no active subscription to this trigger "
+        f"(visitor {visitor}, reference “A-17”). {Reason.NOT_SUBSCRIBED.cure}\n"
     )
 
 

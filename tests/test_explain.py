@@ -811,7 +811,7 @@ def test_every_refusal_is_told_in_the_log_by_signal_and_in_the_story(
     finally:
         trigger_not_credited.disconnect(listen)
 
-    said = f"Trigger “Order placed” had no effect: {reason.value} ("
+    said = f"“Order placed” had no effect: {reason.label} ("
     assert [message for message in caplog.messages if message.startswith(said)]
     assert heard == [reason]
     said = f"“Order placed” fired but was not credited: {reason.label}"

@@ -15,10 +15,16 @@ from django.db import transaction
 from django.db.models import Count, F, Max, Q
 from django.db.models.functions import Greatest
 from django.utils import timezone
-from django.utils.translation import gettext_noop
 
 from affiliations import db, placeholders
 from affiliations.callbacks import maintenance
+from affiliations.callbacks.cancellations import (
+    DECIDED_SINCE,
+    IS_TEST,
+    NO_CLICK_ID,
+    SENDING_IS_OFF,
+)
+from affiliations.callbacks.messages import tell_queued
 from affiliations.conf import settings
 from affiliations.db import status_in
 from affiliations.exceptions import InvalidCallBackURL
@@ -32,12 +38,6 @@ if TYPE_CHECKING:
 Error = CallbackAttempt.Error
 Event = Callback.Event
 Status = Callback.Status
-
-# Why a callback is cancelled: stored in English, shown in the reader's language.
-DECIDED_SINCE = gettext_noop("The status of the conversion changed before this callback was sent.")
-NO_CLICK_ID = gettext_noop("The visitor came without a click id.")
-SENDING_IS_OFF = gettext_noop("Sending was turned off (AFFILIATE_SEND_CALLBACKS was False).")
-IS_TEST = gettext_noop("This is a test. Its callbacks are only sent manually.")
 
 #: Callbacks whose URL was erased, see ``affiliations.privacy``.
 _BLANKED = Q(url="")
@@ -77,6 +77,8 @@ def queue(
     after it, unless ``render_anew()`` is called before.
     """
     callbacks = _insert(conversion, subscriptions, event, delay)
+    if callbacks:
+        transaction.on_commit(lambda: tell_queued(callbacks), using=db.write_alias(), robust=True)
     dispatch_on_commit(_queued_ids(callbacks))
     return callbacks
 

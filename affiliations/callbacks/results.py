@@ -19,14 +19,16 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.dispatch import Signal
+from django.utils import translation
 
 from affiliations import db, logs
 from affiliations.callbacks import suspension
+from affiliations.callbacks.messages import tell
 from affiliations.callbacks.transport import AttemptResult, Result
 from affiliations.conf import settings
 from affiliations.db import status_in
 from affiliations.models import Callback, CallbackAttempt
-from affiliations.models.delivery_errors import GONE
+from affiliations.models.delivery_errors import GONE, DeliveryError, cure_for
 from affiliations.signals import announce, callback_delivered, callback_exhausted
 
 logger = logging.getLogger("affiliations")
@@ -46,7 +48,7 @@ def record(attempts: Sequence[AttemptResult]) -> list[int]:
     """
     now = db.now()
     by_key = sorted(attempts, key=lambda attempt: attempt.callback.pk)
-    delivered = [attempt.callback for attempt in by_key if attempt.result.delivered]
+    delivered = [attempt for attempt in by_key if attempt.result.delivered]
     # Before the transaction, since on SQLite a transaction that reads before it writes would fail.
     failing = suspension.failing(attempts)
     with transaction.atomic(using=db.write_alias()):
@@ -86,28 +88,45 @@ def skip_undeliverable(claimed: Sequence[Callback]) -> list[Callback]:
     return to_send
 
 
-def _record_delivered(callbacks: Sequence[Callback], now: datetime) -> None:
-    rows = Callback.objects.using(db.write_alias()).filter(pk__in=[row.pk for row in callbacks])
+def _record_delivered(attempts: Sequence[AttemptResult], now: datetime) -> None:
+    keys = [attempt.callback.pk for attempt in attempts]
+    rows = Callback.objects.using(db.write_alias()).filter(pk__in=keys)
     rows.exclude(status_in(Status.DELIVERED)).update(
         status=Status.DELIVERED, delivered_on=now, reason="", is_manual=False, lease_token=""
     )
     _announce(rows, callback_delivered)
+    for attempt in attempts:
+        _tell(attempt)
+
+
+def _tell(attempt: AttemptResult, allowed: int = 0) -> None:
+    """Log the result of an attempt; of a failed one, of how many it was one."""
+    callback, result = attempt.callback, attempt.result
+    if result.delivered:
+        tell(callback, "accepted after %s ms: HTTP %s.", result.duration_ms, result.status_code)
+        return
+    with translation.override(None):
+        cure = cure_for(result.error, result.status_code)
+    tell(
+        callback,
+        "failed: %s (%s), attempt %s of %s. %s",
+        DeliveryError(result.error).label,
+        f"HTTP {result.status_code}" if result.status_code else result.message,
+        callback.attempt_count,
+        allowed,
+        cure,
+        level=logging.INFO,
+        reason=result.error,
+    )
 
 
 def _record_failed(attempt: AttemptResult, now: datetime) -> bool:
     """Schedule the next attempt, if there is one; return ``False`` if the claim does not hold."""
     callback, result = attempt.callback, attempt.result
     allowed = callback.attempts_allowed(settings.callback_retry_schedule)
+    _tell(attempt, allowed)
     if callback.attempt_count >= allowed or result.status_code == GONE:
         return _exhaust(callback)
-    logger.info(
-        "Callback %s failed: %s (attempt %s of %s).",
-        callback.pk,
-        result.error,
-        callback.attempt_count,
-        allowed,
-        extra=log_fields(callback, result.error),
-    )
     scheduled = Callback.objects.as_claimed(callback).update(
         next_attempt_on=now + delay(callback.attempt_count, result),
         is_manual=False,

@@ -33,8 +33,9 @@ from affiliations.callbacks import signature
 from affiliations.callbacks.connections import Call, InvalidBundle, Pool, SecurePool
 from affiliations.conf import Settings, settings
 from affiliations.models import Callback, CallbackAttempt
-from affiliations.models.delivery_errors import DeliveryError as Error
+from affiliations.models.delivery_errors import DeliveryError
 
+Error = DeliveryError
 #: Returns the headers that sign the path and query of a GET, or the body of a POST.
 Headers = Callable[[str], Mapping[str, str]]
 

@@ -172,13 +172,16 @@ def _partner_of(visitor: Visitor | None) -> int | None:
 
 def _report_refusal(trigger: str, refusal: NotCredited) -> None:
     """Report a trigger that had no effect: to the log, by a signal, in the visitor's timeline."""
-    logger.debug(
-        "Trigger “%s” had no effect: %s (visitor %s, reference “%s”).",
+    logs.tell(
+        "“%s” had no effect: %s%s (visitor %s, reference “%s”). %s",
         trigger,
-        refusal.reason.value,
+        refusal.reason.label,
+        refusal.place,
         refusal.visitor,
         refusal.reference,
-        extra=logs.fields(partner=_partner_of(refusal.visitor), reason=refusal.reason.value),
+        refusal.reason.cure,
+        partner=_partner_of(refusal.visitor),
+        reason=refusal.reason.value,
     )
     # After the commit: a new row that refers to the visitor takes a shared lock of the visitor's
     # row until then, and two conversions of one visitor would deadlock.

@@ -21,6 +21,7 @@ from affiliations.amounts import Money
 from affiliations.callbacks import outbox
 from affiliations.conf import settings
 from affiliations.conversions import adjustments, payouts, screening
+from affiliations.conversions.messages import tell_recorded
 from affiliations.exceptions import NotCredited, Reason
 from affiliations.models import Conversion, Subscription, Visitor
 from affiliations.models.accounts import account_name
@@ -134,6 +135,11 @@ def record(
                 conversion.closes = closes and (needs_open or _close(visitor, now))
                 _insert(conversion, in_its_place, manual=manual)
                 delay = _read_amount_on_commit(conversion, subscriptions, late, screened)
+                transaction.on_commit(
+                    lambda: tell_recorded(conversion, subscriptions),
+                    using=db.write_alias(),
+                    robust=True,
+                )
                 outbox.queue(conversion, subscriptions, Event.CONVERSION, delay)
                 if conversion.status == Status.APPROVED:
                     outbox.queue(conversion, subscriptions, Event.APPROVAL, delay)

@@ -314,6 +314,10 @@ class Partner(models.Model):
             self.uid = new_uid()
         super().save(*args, **kwargs)
 
+    @property
+    def name_and_uid(self) -> str:
+        return f"{self.name} ({self.uid})"
+
     def clean(self) -> None:
         super().clean()
         self.minimum_payout_currency = self.minimum_payout_currency.strip().upper()

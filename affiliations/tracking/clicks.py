@@ -362,10 +362,16 @@ def refuse(
     transaction of the host. Of a test link, staff see the reason, and the ``rival`` in the way.
     ``uid`` is that of the link, if it is at hand.
     """
-    agent = _user_agent(request)
-    fields = logs.fields(partner=partner.pk if partner else None, reason=reason.value)
-    logger.debug(
-        "A click was filtered: %s (%s, by %r).", reason.value, partner, agent, extra=fields
+    given = uid or (b"" if partner is None else partner.uid.encode())
+    logs.tell(
+        "click on a link of %s%s not counted: %s (by %r). %s",
+        f"unknown id “{readable_uid(given)}”" if partner is None else partner.name_and_uid,
+        on_host(request),
+        reason.label,
+        _user_agent(request),
+        reason.cure,
+        partner=partner.pk if partner else None,
+        reason=reason.value,
     )
     if test_nonce is not None:
         if partner is not None:
@@ -375,7 +381,6 @@ def refuse(
     def committed() -> None:
         click_filtered.send_robust(Partner, partner=partner, reason=reason, request=request)
         FilteredClicks.objects.add(partner, reason)
-        given = uid or (b"" if partner is None else partner.uid.encode())
         RecentFilteredClick.objects.add(partner, reason, readable_uid(given), _browser(request))
 
     transaction.on_commit(committed, using=db.write_alias(), robust=True)
@@ -411,6 +416,12 @@ def readable_uid(raw: bytes) -> str:
 
 def _user_agent(request: HttpRequest | None) -> str:
     return "" if request is None else request.headers.get("User-Agent", "")
+
+
+def on_host(request: HttpRequest | None) -> str:
+    """Return the host for a log: a browser keeps a session for each, such as for localhost."""
+    host = "" if request is None else request.META.get("HTTP_HOST", "")
+    return host and f" on {host}"
 
 
 def _browser(request: HttpRequest | None) -> str:

@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 from django.utils import timezone
 
+from affiliations import logs
 from affiliations.conf import settings
 from affiliations.exceptions import Reason
 from affiliations.models import Partner, Visitor
@@ -49,6 +50,13 @@ def arrive(request: HttpRequest, partner: Partner, facts: dict[str, Any]) -> Vis
 
 def defer(request: HttpRequest, partner: Partner, facts: dict[str, Any]) -> None:
     """Keep a click in the session until the visitor agrees to be remembered, or refuses."""
+    logs.tell(
+        "click on a link of %s%s waits: AFFILIATE_CONSENT returned None, as the visitor has not "
+        "decided yet.",
+        partner.name_and_uid,
+        clicks.on_host(request),
+        partner=partner.pk,
+    )
     facts = {"referred_on": timezone.now().isoformat(), **facts}
     _drop(request, sessions.defer(request, (partner.uid, facts)))
 

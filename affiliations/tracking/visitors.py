@@ -20,7 +20,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 
-from affiliations import db
+from affiliations import db, logs
 from affiliations.conf import settings
 from affiliations.exceptions import Reason
 from affiliations.models import Partner, Visitor
@@ -412,11 +412,29 @@ def _current(request: HttpRequest | None) -> Visitor | None:
     return None if request is None else current_visitor(request)
 
 
+#: How the log begins that a visitor was registered. One by a code is told with the conversion.
+_BY_SOURCE = {
+    Visitor.Source.LINK: "click on a link of",
+    Visitor.Source.API: "your code referred a visitor to",
+}
+
+
 def _announce(request: HttpRequest | None, visitor: Visitor) -> None:
-    transaction.on_commit(
-        lambda: visitor_registered.send_robust(Visitor, visitor=visitor, request=request),
-        using=visitor._state.db,
-    )
+    def committed() -> None:
+        visitor_registered.send_robust(Visitor, visitor=visitor, request=request)
+        logs.tell(
+            "%s %s%s: visitor %s.%s",
+            "click on a link of"
+            if visitor.source == Visitor.Source.LINK
+            else "your code referred a visitor to",
+            visitor.partner.name_and_uid,
+            clicks.on_host(request),
+            visitor,
+            " Test: excluded from reports." if visitor.is_test else "",
+            partner=visitor.partner_id,
+        )
+
+    transaction.on_commit(committed, using=visitor._state.db)
 
 
 def _visitors() -> VisitorQuerySet:

@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.core.management.base import CommandError
 from django.db import close_old_connections
 
-from affiliations import retries
+from affiliations import logs, retries
 from affiliations.callbacks.slots import CONCURRENCY, PER_PARTNER
 from affiliations.callbacks.worker import DeliveryWorker, Summary
 from affiliations.conf import settings
@@ -96,12 +97,14 @@ class Command(ProgressCommand):
             handler = logging.StreamHandler(self.stdout)
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             logger.addHandler(handler)
-            logger.setLevel(logging.INFO)
+            # With DEBUG also what the console would have: see ``logs.tell()``.
+            logger.setLevel(logging.DEBUG if django_settings.DEBUG else logging.INFO)
 
     def _report(self, now: Summary) -> None:
         """Show the numbers: on a terminal at once, in the log once a minute."""
         numbers = f"{now.delivered} delivered, {now.failed} failed"
-        self.show(numbers)
+        if not logs.is_told():  # Each callback has a line, which would follow the numbers.
+            self.show(numbers)
         if time.monotonic() - self._logged_at >= self.LOG_EVERY:
             self._logged_at = time.monotonic()
             logger.info("%s.", numbers)
