@@ -130,6 +130,13 @@ class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs 
         visitor: Visitor | None = self._visitor
         return visitor
 
+    def __repr__(self) -> str:
+        """Say who it is; never raise, such as in an async view or a broken transaction."""
+        try:
+            return "<no visitor>" if self._wrapped is None else repr(self._wrapped)
+        except Exception as error:
+            return f"<visitor not looked up: {type(error).__name__}>"
+
     def __copy__(self) -> LazyVisitor:
         return LazyVisitor(self._request)
 

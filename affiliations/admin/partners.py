@@ -21,6 +21,7 @@ from django.utils.timezone import template_localtime  # type: ignore[attr-define
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from affiliations import timeline
 from affiliations.admin.base import may_view
 from affiliations.admin.changes import ChangesMixin
 from affiliations.admin.codes import CodeInline
@@ -38,6 +39,7 @@ from affiliations.admin.subscriptions import (
     latest_callbacks,
 )
 from affiliations.admin.tables import Table, query_string
+from affiliations.admin.visitors import shown_entries
 from affiliations.callbacks.maintenance import health
 from affiliations.dates import PRESETS, Period, midnight
 from affiliations.exceptions import Reason
@@ -54,9 +56,11 @@ _PARTS = (
     ("change", _("Link and numbers")),
     ("deal", _("Deal")),
     ("callbacks", _("Callbacks and filtered clicks")),
+    ("timeline", _("Timeline")),
 )
 _MAX_UNCREDITED = 10
 _MAX_FILTERED = 5
+_MAX_ENTRIES = 50
 
 
 @admin.register(Partner)
@@ -95,7 +99,11 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
         return super().get_deleted_objects(objs, request)
 
     def get_urls(self) -> list[Any]:
-        pages = {"deal": self.deal_view, "callbacks": self.callbacks_view}
+        pages = {
+            "deal": self.deal_view,
+            "callbacks": self.callbacks_view,
+            "timeline": self.timeline_view,
+        }
         urls = [
             path(
                 f"<path:object_id>/{name}/",
@@ -125,6 +133,9 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
     def callbacks_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         panels = {"latest": self.callbacks_panel, "filtered": self.filtered_panel}
         return self._part(request, object_id, "callbacks", panels)
+
+    def timeline_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._part(request, object_id, "timeline", {"timeline": self.timeline_panel})
 
     def _part(
         self,
@@ -209,6 +220,13 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
         return {
             "health": health(partner=row),
             "latest": latest_callbacks(self, request, row.callbacks.all()),
+        }
+
+    def timeline_panel(self, request: HttpRequest, row: Partner) -> dict[str, Any]:
+        entries = timeline.recent(partner=row, limit=_MAX_ENTRIES)
+        return {
+            "timeline": shown_entries(self, request, entries[:_MAX_ENTRIES]),
+            "timeline_limit": _MAX_ENTRIES if len(entries) > _MAX_ENTRIES else 0,
         }
 
     def filtered_panel(self, request: HttpRequest, row: Partner) -> dict[str, Any]:

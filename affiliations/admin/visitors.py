@@ -33,12 +33,24 @@ from affiliations.admin.filters import (
 from affiliations.admin.manual import CreditPage
 from affiliations.admin.pages import ObjectViewsMixin, ReasonForm, object_view
 from affiliations.admin.search import ExactSearch, Term, latest, users_found
-from affiliations.models import Callback, CallbackAttempt, Conversion, UncreditedTrigger, Visitor
+from affiliations.models import (
+    Callback,
+    CallbackAttempt,
+    Conversion,
+    RecentFilteredClick,
+    UncreditedTrigger,
+    Visitor,
+)
 from affiliations.models.visitor import SUB_IDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from django.http import HttpRequest, HttpResponse
 
+    from affiliations.timeline import Entry
+
+_CALLBACKS = (Callback, CallbackAttempt)
 #: Characters that change the direction of text; a click id or a reference may contain them.
 _DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -136,14 +148,11 @@ def timeline_context(
     user may not view them; there is no link to a row that the user may not view.
     """
     shows_callbacks, shows_conversions = may_view(request, Callback), may_view(request, Conversion)
+    hidden = () if shows_callbacks else _CALLBACKS
     (built,) = timeline.build([visitor_id])
     conversions = built.visitor.conversions.all()
     return {
-        "timeline": [
-            (entry.on, _DIRECTION.sub("", entry.text), _url(model_admin, request, entry.about))
-            for entry in built.entries
-            if shows_callbacks or not isinstance(entry.about, (Callback, CallbackAttempt))
-        ],
+        "timeline": _rows(model_admin, request, built.entries, hidden),
         "visitor_conversions": [
             (
                 conversion,
@@ -161,6 +170,35 @@ def timeline_context(
             if shows_callbacks and conversion_id in (None, conversion.pk)
         ],
     }
+
+
+def shown_entries(
+    model_admin: ObjectViewsMixin, request: HttpRequest, entries: Iterable[Entry]
+) -> list[Any]:
+    """Return entries of several visitors for the template: those whose rows the user may view."""
+    kinds: tuple[type[models.Model], ...] = (Visitor, Conversion, RecentFilteredClick)
+    hidden = [kind for kind in kinds if not may_view(request, kind)]
+    if not may_view(request, Callback):
+        hidden += _CALLBACKS
+    return _rows(model_admin, request, entries, hidden)
+
+
+def _rows(
+    model_admin: ObjectViewsMixin,
+    request: HttpRequest,
+    entries: Iterable[Entry],
+    hidden: Iterable[type[models.Model]],
+) -> list[Any]:
+    return [
+        (
+            entry.on,
+            _DIRECTION.sub("", entry.text),
+            entry.cure,
+            _url(model_admin, request, entry.about),
+        )
+        for entry in entries
+        if not isinstance(entry.about, tuple(hidden))
+    ]
 
 
 def time_from_click(conversion: Conversion) -> str:

@@ -226,6 +226,15 @@ class Visitor(SubIds):
         # Callbacks contain this id, so partners ask about it.
         return str(self.pk)
 
+    def __repr__(self) -> str:
+        """Say who it is, without a query, whatever is loaded."""
+        loaded, partner = self.__dict__, self._state.fields_cache.get("partner")
+        whose = f"partner {loaded.get('partner_id')}" if partner is None else partner.name_and_uid
+        clicked_on = loaded.get("referred_on")
+        if isinstance(clicked_on, datetime) and timezone.is_aware(clicked_on):
+            clicked_on = timezone.localtime(clicked_on)
+        return f"<Visitor {loaded.get('id')} of {whose}, clicked {str(clicked_on)[:16]}>"
+
     @property
     def fingerprint(self) -> str:
         """
