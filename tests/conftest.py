@@ -124,6 +124,22 @@ def handed_over(settings: Any) -> list[int]:
 
 
 @pytest.fixture
+def console(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[], list[str]]:
+    """Return what a project prints with ``DEBUG`` and without ``LOGGING``."""
+    import logging
+
+    from affiliations import triggers
+
+    settings.DEBUG = True
+    # pytest has handlers of its own.
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(triggers, "_told_outside", set())
+    return lambda: capsys.readouterr().err.splitlines()
+
+
+@pytest.fixture
 def wire(settings: Any) -> Iterator[Callable[[Sequence[Trigger]], None]]:
     """Connect other triggers than those of the settings, until the end of the test."""
     from affiliations import registry

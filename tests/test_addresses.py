@@ -13,6 +13,7 @@ import urllib3.util.connection
 
 from affiliations.callbacks import connections, transport
 from affiliations.models import CallbackAttempt
+from affiliations.models.delivery_errors import cure_for
 from tests.raw_partner import OK, RawPartner, redirecting
 
 # No database is used here, so one says what all would.
@@ -383,9 +384,11 @@ class TestAnAllowedNetwork:
         assert transport.send(url(address)).error == Error.BLOCKED_ADDRESS
         assert network.connected == []
 
-    def test_is_shown_by_the_error_with_the_line_for_development(self) -> None:
-        message = transport.send(url("127.0.0.1")).message
-        assert 'AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8", "::1"]' in message
+    def test_is_shown_by_the_error_whose_cure_has_the_line_for_development(self) -> None:
+        result = transport.send(url("127.0.0.1"))
+        assert "127.0.0.1" in result.message
+        cure = cure_for(result.error, None)
+        assert 'AFFILIATE_CALLBACK_ALLOWED_NETWORKS = ["127.0.0.0/8", "::1"]' in cure
 
 
 class TestAPublicAddress:

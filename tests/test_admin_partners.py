@@ -276,7 +276,7 @@ class TestTryingTheDeal:
         assert f"{followed} , with a conversion" not in text
         assert (
             "unknown browser, not tracked: the test link was used before. "
-            "Each link makes one test. Create a new link." in text
+            "Each link makes one test: create a new link with “Try this deal”." in text
         )
         assert text.index("unknown browser") < text.index("Firefox")
         assert "Edge" not in text
@@ -294,7 +294,8 @@ class TestTryingTheDeal:
         page = staff.get(page_url(partner, "test_link"))
         assert (
             ", not tracked: the browser or the user has a click that can still be credited. "
-            f"Open the link in a private window. Visitor {real.pk} (Steep & Notes)" in shown(page)
+            "A test replaces no real click: open the link in a private window, in which nobody is "
+            f"logged in. Visitor {real.pk} (Steep & Notes)" in shown(page)
         )
         assert url(real) in page.text
 

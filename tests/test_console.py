@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -34,18 +34,6 @@ pytestmark = pytest.mark.django_db
 
 Error = CallbackAttempt.Error
 logger = logging.getLogger("affiliations")
-
-
-@pytest.fixture
-def console(
-    settings: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[], list[str]]:
-    """Return what a project prints with ``DEBUG`` and without ``LOGGING``."""
-    settings.DEBUG = True
-    # pytest has handlers of its own.
-    monkeypatch.setattr(logging.root, "handlers", [])
-    monkeypatch.setattr(triggers, "_told_outside", set())
-    return lambda: capsys.readouterr().err.splitlines()
 
 
 @pytest.fixture

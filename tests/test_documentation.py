@@ -49,6 +49,7 @@ from affiliations.callbacks import maintenance, slots, suspension, transport
 from affiliations.callbacks.worker import deliver
 from affiliations.conf import settings as our_settings
 from affiliations.conversions import recording
+from affiliations.exceptions import Reason
 from affiliations.models import (
     Callback,
     Conversion,

@@ -678,10 +678,9 @@ class TestTheCommand:
         call_command("explain_affiliation", visitor=visitor.pk)
         assert r"click id \x1b[2J\u202e\r\nRoot: grün" + "\xa0茶" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("options", [[], ["--visitor", "1", "--click-id", "2"]])
-    def test_wants_one_option(self, options: list[str]) -> None:
-        with pytest.raises(CommandError, match=r"one of the arguments|not allowed with"):
-            call_command("explain_affiliation", *options)
+    def test_wants_one_option_at_most(self) -> None:
+        with pytest.raises(CommandError, match="not allowed with"):
+            call_command("explain_affiliation", "--visitor", "1", "--click-id", "2")
 
     @pytest.mark.parametrize("named", ["nobody", "9" * 40])
     def test_says_where_there_is_no_such_user(self, named: str) -> None:
@@ -811,7 +810,7 @@ def test_every_refusal_is_told_in_the_log_by_signal_and_in_the_story(
     finally:
         trigger_not_credited.disconnect(listen)
 
-    said = f"“Order placed” had no effect: {reason.label} ("
+    said = f"“Order placed” had no effect: {reason.label}"
     assert [message for message in caplog.messages if message.startswith(said)]
     assert heard == [reason]
     said = f"“Order placed” fired but was not credited: {reason.label}"

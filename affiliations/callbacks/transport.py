@@ -39,7 +39,6 @@ Error = DeliveryError
 #: Returns the headers that sign the path and query of a GET, or the body of a POST.
 Headers = Callable[[str], Mapping[str, str]]
 
-_DEVELOPMENT_LINE = Settings.callback_allowed_networks.line
 _PORTS = {"http": 80, "https": 443}
 
 MAX_REDIRECTS = 3
@@ -276,8 +275,6 @@ def _causes(failure: BaseException) -> Iterator[BaseException]:
 
 
 def _message(cause: BaseException) -> str:
-    if isinstance(cause, InvalidIPAddress):
-        cause = InvalidIPAddress(f"{cause} (for development: {_DEVELOPMENT_LINE})")
     return _text(f"{type(cause).__name__}: {cause}".encode(errors="replace"))
 
 

@@ -26,9 +26,9 @@ def problems() -> Iterator[str]:
     yield from _callbacks()
     failed = FailedTrigger.objects.using(db.write_alias())
     if waiting := failed.waiting().count():
-        yield f"{waiting} triggers failed in the database and are tried again: see the log."
+        yield f"Triggers that failed in the database and are tried again: {waiting}. See the log."
     if given_up := failed.given_up().count():
-        yield f"{given_up} triggers were given up: see “Failed triggers” in the Admin."
+        yield f"Triggers that were given up: {given_up}. See “Failed triggers” in the Admin."
 
 
 def triggers() -> Iterator[str]:
@@ -64,7 +64,7 @@ def problems_of(partner: Partner) -> Iterator[str]:
 
 
 def _inactive(partner: Partner) -> str:
-    return f"{partner.name_and_uid} is inactive: {Reason.PARTNER_INACTIVE.cure}"
+    return f"{partner.name_and_uid} is inactive. {Reason.PARTNER_INACTIVE.cure}"
 
 
 def _unknown_trigger(partner: Partner, row: Subscription) -> str:
@@ -114,10 +114,10 @@ def _callbacks(partner: Partner | None = None) -> Iterator[str]:
     now = health(partner=partner)
     if now.suspended and partner is None:
         yield (
-            f"{now.suspended} subscriptions are suspended, since their callbacks keep failing: "
+            f"Subscriptions suspended, since their callbacks keep failing: {now.suspended}. "
             "“Resume” them in the Admin."
         )
     if now.oldest_due > _LATE or (now.due and needed_process()):
         process = needed_process() or "manage.py deliver_callbacks, or the web server"
         seconds = round(now.oldest_due.total_seconds())
-        yield f"{now.due} callbacks wait, the oldest for {seconds} s. Start {process}."
+        yield f"Callbacks that wait: {now.due}, the oldest for {seconds} s. Start {process}."

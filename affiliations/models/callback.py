@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from affiliations import db, placeholders
 from affiliations.db import status_in
 from affiliations.models.conversion import Conversion, HasReason
-from affiliations.models.delivery_errors import DeliveryError
+from affiliations.models.delivery_errors import DeliveryError, cure_for
 from affiliations.models.partner import Partner
 from affiliations.models.subscription import Subscription
 
@@ -338,6 +338,11 @@ class CallbackAttempt(models.Model):
 
     def of_test(self) -> bool:
         return bool(self.callback.is_test)
+
+    @property
+    def cure(self) -> str:
+        """What the site can do about the error; empty if there was none."""
+        return cure_for(self.error, self.status_code)
 
     @property
     def was_sent(self) -> bool:

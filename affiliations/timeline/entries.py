@@ -23,7 +23,6 @@ from affiliations.models import (
     Visitor,
 )
 from affiliations.models.accounts import user_display
-from affiliations.models.delivery_errors import cure_for
 from affiliations.models.visitor import CLICK_FIELDS, LOST_CLICK_IDS
 
 
@@ -138,8 +137,7 @@ def callback_entries(callback: Callback) -> Iterator[Entry]:
     cure = str(cure_of(callback.reason)) if callback.status == Callback.Status.CANCELLED else ""
     yield Entry(callback.created_on, join(text % names, status % names), callback, cure)
     for attempt in callback.attempts.all():
-        cure = cure_for(attempt.error, attempt.status_code) if attempt.error else ""
-        yield Entry(attempt.started_on, attempt_text(attempt), attempt, cure)
+        yield Entry(attempt.started_on, attempt_text(attempt), attempt, attempt.cure)
 
 
 def attempt_text(attempt: CallbackAttempt) -> str:

@@ -64,7 +64,8 @@ class Command(BaseCommand):
         has_fired = any(not isinstance(entry.about, _CLICKS) for entry in entries)
         found = list(site_state.problems())
         if not has_fired:
-            if link := site_state.example_link():
+            has_visitors = any(isinstance(entry.about, Visitor) for entry in entries)
+            if not has_visitors and (link := site_state.example_link()):
                 found.append(f"Follow a partner’s link in a browser: {link}")
             found += [_SAME_HOST, *site_state.triggers(), _NO_ROW]
         self._write_list("To check:", found)
