@@ -15,7 +15,9 @@ from affiliations import logs, triggers
 from affiliations.callbacks import results
 from affiliations.callbacks.outbox import SENDING_IS_OFF
 from affiliations.callbacks.transport import Result
+from affiliations.callbacks.worker import Summary
 from affiliations.exceptions import Reason
+from affiliations.management.commands import deliver_callbacks
 from affiliations.models import CallbackAttempt, Partner, Visitor
 from affiliations.tracking import binding, referrals
 from affiliations.triggers import complete_trigger, object_created, paused
@@ -383,3 +385,14 @@ def test_a_request_of_a_user_who_signs_up_names_its_host(
         UserFactory()
     [line] = console()
     assert "“User registered” had no effect: no visitor is known in this request on 127." in line
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_the_command_shows_no_numbers_between_the_lines(
+    console: Any, settings: Any, monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    settings.DEBUG = debug
+    shown: list[str] = []
+    monkeypatch.setattr(deliver_callbacks.Command, "show", lambda self, text: shown.append(text))
+    deliver_callbacks.Command()._report(Summary(delivered=1))
+    assert shown == ([] if debug else ["1 delivered, 0 failed"])
