@@ -26,6 +26,7 @@ from affiliations.amounts import by_currency, money
 from affiliations.conversions import adjustment_list, adjustments
 from affiliations.conversions.adjustments import Sum
 from affiliations.models import Conversion
+from affiliations.models.accounts import known_user
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -203,7 +204,7 @@ class AdjustListPage(AdjustPage):
                     payout=change.payout,
                     amount=change.amount,
                     reason=shown["form"]["reason"],
-                    by=request.user,  # type: ignore[arg-type] # signed in
+                    by=known_user(request.user),
                     expected=so_far.payout,
                     expected_amount=so_far.amount,
                 )

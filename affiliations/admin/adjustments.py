@@ -22,6 +22,7 @@ from affiliations.amounts import money, rounded
 from affiliations.conversions import adjustments
 from affiliations.conversions.adjustments import PAYOUT_TOO, REJECT_INSTEAD, Sum
 from affiliations.models import Adjustment, Conversion
+from affiliations.models.accounts import known_user
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -164,7 +165,7 @@ class AdjustPage(ObjectViewsMixin):
             payout=form.change.payout,
             amount=form.change.amount or None,
             reason=form.cleaned_data["reason"],
-            by=request.user,  # type: ignore[arg-type] # signed in
+            by=known_user(request.user),
             expected=form.so_far.payout,
             expected_amount=form.so_far.amount,
         )

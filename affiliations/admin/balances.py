@@ -34,6 +34,7 @@ from affiliations.conversions.statement_lines import StatementLine
 from affiliations.conversions.unpaid import Balance, CutOff, LeftOut, Unpaid
 from affiliations.dates import last_day, midnight, today
 from affiliations.models import Conversion, Partner, Settlement
+from affiliations.models.accounts import known_user
 from affiliations.models.settlement import REFERENCE_PLACEHOLDERS
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class BalancesAdmin(PaymentsMixin, FactAdmin):
         result = settlements.settle_all(
             form.cleaned_data["until"],
             cut_off=form.chosen_cut_off,
-            by=request.user,  # type: ignore[arg-type] # signed in
+            by=known_user(request.user),
             reference=form.cleaned_data["reference"],
             chosen=chosen,
         )
@@ -228,7 +229,7 @@ class BalancesAdmin(PaymentsMixin, FactAdmin):
                 partner,
                 currency,
                 form.cleaned_data["until"],
-                by=request.user,  # type: ignore[arg-type] # signed in
+                by=known_user(request.user),
                 reference=form.cleaned_data["reference"],
                 expected=form.shown,
                 cut_off=form.chosen_cut_off,

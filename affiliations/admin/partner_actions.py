@@ -27,6 +27,7 @@ from affiliations.dates import Period, today
 from affiliations.exceptions import Reason
 from affiliations.link_forms import FullLinkForm, LinkForm
 from affiliations.models import Callback, Conversion, Partner, Visitor
+from affiliations.models.accounts import known_user
 from affiliations.tracking import visitors
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class PartnerPages(ObjectViewsMixin):
         )
         if form.is_valid():
             reason = form.cleaned_data["reason"]
-            count = stop_for_fraud(partner, reason=reason, by=request.user)  # type: ignore[arg-type] # signed in
+            count = stop_for_fraud(partner, reason=reason, by=known_user(request.user))
             text = ngettext(
                 "Stopped for fraud, %(count)s conversion rejected: %(reason)s",
                 "Stopped for fraud, %(count)s conversions rejected: %(reason)s",
