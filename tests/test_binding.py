@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tls
 from asgiref.sync import sync_to_async
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from affiliations.tracking import binding
 from tests.arrivals import Wrapped
@@ -66,6 +66,20 @@ def test_a_request_that_is_bound_twice_is_released_twice() -> None:
         assert binding.current_request() is request
 
     assert binding.current_request() is None
+
+
+def test_a_request_closes_its_files_as_without_the_middleware() -> None:
+    closed: list[HttpRequest] = []
+
+    class Request(HttpRequest):
+        def close(self) -> None:
+            closed.append(self)
+
+    request = Request()
+    outer = binding.bind(request)
+    binding.until_closed(request, outer, HttpResponse())
+    request.close()
+    assert closed == [request]
 
 
 def test_the_proxy_of_django_tls_stands_for_the_request_that_is_bound() -> None:
