@@ -323,7 +323,7 @@ class TestACallback:
         _credited, line = console()
         assert line.endswith(
             f" to partner.example:8443 is not sent: {SENDING_IS_OFF} "
-            "Set AFFILIATE_SEND_CALLBACKS = True, and resend it in the Admin."
+            "Set AFFILIATE_SEND_CALLBACKS = True, and send it again in the Admin."
         )
 
     def test_without_the_click_id_that_its_url_needs_says_how_to_get_one(

@@ -21,8 +21,8 @@ _WITHOUT_CLICK_ID = _(
 )
 _CURES: dict[str, Any] = {
     **dict.fromkeys((NO_CLICK_ID, *LOST_CLICK_IDS.values()), _WITHOUT_CLICK_ID),
-    SENDING_IS_OFF: _("Set AFFILIATE_SEND_CALLBACKS = True, and resend it in the Admin."),
-    IS_TEST: _("Send it with “Resend” on its page in the Admin."),
+    SENDING_IS_OFF: _("Set AFFILIATE_SEND_CALLBACKS = True, and send it again in the Admin."),
+    IS_TEST: _("Send it with “Send again” on its page in the Admin."),
     placeholders.CLIMBS: _(
         "Ask the partner for a callback URL with this placeholder in its query."
     ),
