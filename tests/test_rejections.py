@@ -17,7 +17,7 @@ from django.utils import timezone
 from affiliations.admin import notified as notes
 from affiliations.callbacks import maintenance, results
 from affiliations.callbacks.transport import AttemptResult, Result
-from affiliations.conversions import adjustments, decisions, recording
+from affiliations.conversions import adjustments, by_reference, decisions, recording
 from affiliations.exceptions import NotCredited, Reason
 from affiliations.models import (
     Adjustment,
@@ -37,7 +37,13 @@ from affiliations.triggers import (
 )
 from tests.arrivals import referred, request_of
 from tests.claiming import claim
-from tests.factories import PartnerFactory, SubscriptionFactory, UserFactory, VisitorFactory
+from tests.factories import (
+    ConversionFactory,
+    PartnerFactory,
+    SubscriptionFactory,
+    UserFactory,
+    VisitorFactory,
+)
 from tests.test_admin import shown
 from tests.testapp.models import Order
 
@@ -499,3 +505,9 @@ def test_an_error_of_the_database_that_is_not_about_the_place_is_raised(
     monkeypatch.setattr(decisions, "_follow", failing)
     with pytest.raises(IntegrityError, match="something else"), transaction.atomic():
         decisions.decide(conversion, REJECTED)
+
+
+def test_a_final_rejection_makes_no_other_final() -> None:
+    one, other = (ConversionFactory(status=REJECTED, may_be_paid=True) for _ in range(2))
+    assert by_reference._make_final(one)
+    assert list(Conversion.objects.filter(may_be_paid=True)) == [other]

@@ -195,10 +195,14 @@ class TestAResendWithTheUrlOfToday:
         assert outbox.resend_anew(callback).version == 3
         assert outbox.resend_anew(second).version == 4
 
-    def test_has_versions_for_each_event(self) -> None:
+    def test_has_versions_for_each_conversion_subscription_and_event(self) -> None:
         callback = ended(Status.EXHAUSTED)
         of_conversion = {name: getattr(callback, name) for name in ("conversion", "subscription")}
         approval = ended(Status.DELIVERED, event=Callback.Event.APPROVAL, **of_conversion)
+        CallbackFactory(
+            conversion=callback.conversion, subscription=SubscriptionFactory(), version=5
+        )
+        CallbackFactory(subscription=callback.subscription, version=5)
         assert outbox.resend_anew(callback).version == 2
         assert outbox.resend_anew(approval).version == 2
 

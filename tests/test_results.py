@@ -140,6 +140,26 @@ class TestARecordedAttempt:
 
 
 @pytest.mark.django_db
+def test_only_the_exhausted_callback_is_announced(
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    announced: list[Callback] = []
+
+    def receiver(callback: Callback, **kwargs: Any) -> None:
+        announced.append(callback)
+
+    exhausted, _other = CallbackFactory(), CallbackFactory()
+    claimed = [callback for callback in claim() if callback == exhausted]
+    callback_exhausted.connect(receiver)
+    try:
+        with django_capture_on_commit_callbacks(execute=True):
+            results.record([sent(callback, GONE) for callback in claimed])
+    finally:
+        callback_exhausted.disconnect(receiver)
+    assert announced == [exhausted]
+
+
+@pytest.mark.django_db
 class TestTheFence:
     """A worker slower than its lease comes back when the row is another's."""
 
