@@ -17,7 +17,7 @@ import django
 
 from benchmarks.measure import Row, Work, fastest, quartiles
 
-PROCESSES, VALUES, TURNS = 5, 3, 30
+PROCESSES, VALUES, TURNS = 3, 3, 30
 GOALS = {"save": "1.05", "landing": "1.15", "conversion": "1.15", "request": "1.04"}
 
 OURS = "affiliations.middleware.AffiliateVisitorsRegistrationMiddleware"

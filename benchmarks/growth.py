@@ -22,7 +22,7 @@ VISITORS = {"default": 5_000, "large": 1_000_000}
 PARTNERS = 100
 #: Visitors that Django inserts; the database copies them.
 FIRST = 10_000
-VALUES, TURNS = 5, 20
+VALUES, TURNS = 3, 20
 DUE = 50
 GOAL = "1.20"
 
