@@ -110,7 +110,7 @@ def tell(message: str, *args: object, level: int = logging.DEBUG, **about: Any) 
     extra = fields(**about)
     if is_logged:
         logger.log(level, message, *values, extra=extra, stacklevel=2)
-    is_shown = is_logged and logger.hasHandlers()
+    is_shown = is_logged and any(level >= handler.level for handler in logging.root.handlers)
     is_configured = logger.level or logger.handlers or logger.disabled or not logger.propagate
     if settings.DEBUG and not (is_shown or is_configured):
         record = logger.makeRecord(

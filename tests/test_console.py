@@ -104,6 +104,18 @@ class TestTheConsole:
         logs.tell("click")
         assert console() == ["affiliations: click"]
 
+    def test_has_the_line_if_all_handlers_of_the_site_are_for_higher_levels(
+        self, console: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such as the one that mails errors to the admins."""
+        handler = logging.StreamHandler(logs.sys.stderr)
+        handler.setLevel(logging.ERROR)
+        monkeypatch.setattr(logging.root, "handlers", [handler])
+        monkeypatch.setattr(logging.root, "level", logging.DEBUG)
+        logger.manager._clear_cache()
+        logs.tell("click")
+        assert console() == ["affiliations: click"]
+
     def test_that_is_closed_fails_nobody(
         self, console: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

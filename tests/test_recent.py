@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from typing import Any
 
 import pytest
@@ -164,6 +164,25 @@ class TestTheCommand:
         said = explained("--partner", str(getattr(partner, key)))
         assert said.startswith(f"Steep Notes ({partner.uid}), the newest first:\n")
 
+    def test_prefers_a_primary_key_to_a_part_of_a_name(self, partner: Partner) -> None:
+        PartnerFactory(name=f"Best teas of {partner.pk}")
+        assert explained("--partner", str(partner.pk)).startswith(partner.name_and_uid)
+        PartnerFactory(name=str(partner.pk))
+        with pytest.raises(CommandError, match="Several partners"):
+            explained("--partner", str(partner.pk))
+
+    @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+    def test_writes_to_a_file_that_has_not_all_characters(
+        self, encoding: str, partner: Partner
+    ) -> None:
+        """Such as one of a shell on Windows."""
+        file = TextIOWrapper(BytesIO(), encoding)
+        RecentFilteredClick.objects.create(uid="ł", reason="bot")
+        call_command("explain_affiliation", stdout=file)
+        file.seek(0)
+        assert r"\u2192 curl, scripts" in (said := file.read())
+        assert r"\u0142" in said
+
     def test_finds_no_partner_or_several(self, db: None) -> None:
         with pytest.raises(CommandError, match="Partner 'Steep' does not exist"):
             explained("--partner", "Steep")
@@ -264,6 +283,10 @@ class TestThePage:
 
 
 class TestTheRepresentation:
+    def test_stays_in_its_line(self) -> None:
+        visitor = Visitor(partner=Partner(name="Steep\n\x1b[2JNotes", uid="moox6esi"))
+        assert repr(visitor).startswith(r"<Visitor None of Steep\n\x1b[2JNotes (moox6esi), ")
+
     def test_of_a_visitor_says_who_it_is(self, db: None) -> None:
         visitor = VisitorFactory(partner__name="Steep Notes", partner__uid="moox6esi")
         clicked = f"{timezone.localtime(visitor.referred_on):%Y-%m-%d %H:%M}"

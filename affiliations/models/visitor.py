@@ -18,6 +18,7 @@ from django.utils.translation import gettext_noop
 from affiliations import db
 from affiliations.conf import settings
 from affiliations.exceptions import Reason
+from affiliations.logs import one_line
 from affiliations.models.accounts import known_user
 from affiliations.models.partner import Partner
 from affiliations.models.subscription import Subscription
@@ -233,6 +234,7 @@ class Visitor(SubIds):
         clicked_on = loaded.get("referred_on")
         if isinstance(clicked_on, datetime) and timezone.is_aware(clicked_on):
             clicked_on = timezone.localtime(clicked_on)
+        whose = one_line(whose)
         return f"<Visitor {loaded.get('id')} of {whose}, clicked {str(clicked_on)[:16]}>"
 
     @property

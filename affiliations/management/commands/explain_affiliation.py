@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db.models import Q
 from django.utils import timezone
 
 from affiliations import timeline
@@ -118,19 +119,23 @@ class Command(BaseCommand):
             self._write(f"  - {text}")
 
     def _write(self, text: str) -> None:
-        self.stdout.write(one_line(text))
+        # A file that a shell on Windows writes has no arrows: it is in cp1252.
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        line = one_line(text).encode(encoding, "backslashreplace")
+        self.stdout.write(line.decode(encoding))
 
 
 def _find_partner(text: str) -> Partner:
     """
-    Return the partner with this uid, primary key or name.
+    Return the partner with this uid, primary key or name, or with this part of the name.
 
     Raises:
         CommandError: If there is none, or more than one.
     """
-    partners = Partner.objects.matching(text, 2)
+    exactly = Q(uid=text) | Q(name=text)
     if text.isdecimal() and len(text) < 10:
-        partners = partners or list(Partner.objects.filter(pk=int(text)))
+        exactly |= Q(pk=int(text))
+    partners = list(Partner.objects.filter(exactly)[:2]) or Partner.objects.matching(text, 2)
     if not partners:
         raise CommandError(f"Partner {text!r} does not exist.")
     if len(partners) > 1:
