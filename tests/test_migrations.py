@@ -193,6 +193,24 @@ def test_the_way_back_to_0_12_loses_nothing_that_it_had(
     assert SubscriptionFactory().pk > added.subscription.pk
 
 
+@pytest.mark.only_on("postgresql")
+def test_the_table_of_users_is_not_locked_while_that_of_visitors_changes(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> None:
+    """As it would be by a new foreign key in the place of the one of 0.12."""
+    keys = (
+        "SELECT oid FROM pg_constraint WHERE contype = 'f' AND conrelid = 'affiliations_visitor'"
+        "::regclass AND conname LIKE '%user_id%'"
+    )
+    with django_db_blocker.unblock(), old_site.empty_database(), connection.cursor() as cursor:
+        old_site.make()
+        cursor.execute(keys)
+        [before] = cursor.fetchall()
+        call_command("migrate", "affiliations", "0004", verbosity=0)
+        cursor.execute(keys)
+        assert cursor.fetchall() == [before]
+
+
 @pytest.mark.only_on("mariadb")
 def test_a_table_from_mysql_5_5_gets_fractions_of_a_second(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker

@@ -4,6 +4,7 @@ from django.apps.registry import Apps
 from django.conf import settings
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.state import ProjectState
 
 #: By the database, if its columns can be without fractions of a second, as those of MySQL 5.5 are. A
 #: browser is recognized by them.
@@ -34,6 +35,30 @@ def make_rows_dynamic(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> No
                 cursor.execute("ALTER TABLE affiliations_visitor ROW_FORMAT=DYNAMIC")
 
 
+class AllowNoUser(migrations.AlterField):
+    """
+    Let the column be null, and not on the way back; keep its foreign key on PostgreSQL.
+
+    Django drops the key and adds it again. That would lock the table of users, which most requests
+    read, until the migration ends, and deadlock with one that has changed a user.
+    """
+
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        connection = schema_editor.connection
+        model = to_state.apps.get_model(app_label, self.model_name)
+        if connection.vendor == "postgresql" and self.allow_migrate_model(connection.alias, model):
+            verb = "DROP" if model._meta.get_field(self.name).null else "SET"
+            schema_editor.execute(f"ALTER TABLE affiliations_visitor ALTER user_id {verb} NOT NULL")
+        else:
+            super().database_forwards(app_label, schema_editor, from_state, to_state)
+
+
 class Migration(migrations.Migration):
     """Add to visitors the data of the click, and when tracking ended; let them have no user."""
 
@@ -59,7 +84,7 @@ class Migration(migrations.Migration):
                 verbose_name="partner",
             ),
         ),
-        migrations.AlterField(
+        AllowNoUser(
             model_name="visitor",
             name="user",
             field=models.ForeignKey(
