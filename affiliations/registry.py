@@ -139,7 +139,7 @@ def read() -> list[Trigger]:
         entries = settings.triggers
     except AttributeError:
         misspelt = [name for name, meant in unknown_names() if meant == Settings.triggers.name]
-        found = f" {misspelt[0]} is no setting of affiliations." if misspelt else ""
+        found = f" Rename {misspelt[0]}, which is no setting." if misspelt else ""
         raise _misconfigured(f"AFFILIATE_TRIGGERS is missing.{found} Write, for example:") from None
     if not isinstance(entries, list | tuple) or any(isinstance(entry, str) for entry in entries):
         raise _misconfigured(

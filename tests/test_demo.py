@@ -59,12 +59,12 @@ def manage(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str
         # A process group of its own, so that it can be ended with all its children.
         start_new_session=True,
     )
-    try:
-        with process:
+    with process:
+        try:
             yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, str, str]:

@@ -117,8 +117,9 @@ def test_each_is_counted_told_and_logged_with_its_reason(
     assert counts() == {(whose.pk if whose else None, reason.value): 1}
     assert heard == [(whose, reason)]
     (record,) = (record for record in caplog.records if record.name == "affiliations")
-    assert f" not counted: {reason.label} (by " in record.getMessage()
-    assert record.getMessage().endswith(f"). {reason.cure}")
+    by = " (by " if reason in (Reason.BOT, Reason.AGENT) else ". "
+    assert f" not counted: {reason.label}{by}" in record.getMessage()
+    assert record.getMessage().endswith(f". {reason.cure}")
     assert record.reason == reason.value
     assert Visitor.objects.count() == (1 if reason is Reason.DUPLICATE_CLICK else 0)
 

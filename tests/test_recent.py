@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -153,6 +153,26 @@ class TestTheCommand:
         assert "  - No active partner subscribes to “Order placed”" in said
         assert "“Order placed” is waiting for" in said
         assert "leaves no row: with DEBUG = True" in said
+
+    def test_names_what_a_trigger_that_has_not_fired_waits_for(self, partner: Partner) -> None:
+        """Others may have, and the click is the newest."""
+        ConversionFactory(visitor__partner=partner, trigger="Other")
+        VisitorFactory(partner=partner)
+        said = explained()
+        assert "“Order placed” is waiting for" in said
+        assert "localhost and 127.0.0.1 have different sessions" in said
+        ConversionFactory(visitor__partner=partner, trigger="Order placed")
+        assert "“Order placed” is waiting for" not in explained()
+
+    def test_asks_for_the_migrations_if_a_table_is_missing(
+        self, db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def recent(**kwargs: object) -> None:
+            raise OperationalError("no such table: affiliations_visitor")
+
+        monkeypatch.setattr(timeline, "recent", recent)
+        with pytest.raises(CommandError, match=r"no such table.*manage\.py migrate"):
+            explained()
 
     def test_names_a_link_to_follow(self, partner: Partner) -> None:
         assert f"Follow a partner’s link in a browser: {partner.link('/')}\n" in explained()

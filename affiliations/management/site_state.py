@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 
 from affiliations import db
@@ -31,10 +31,10 @@ def problems() -> Iterator[str]:
         yield f"Triggers that were given up: {given_up}. See “Failed triggers” in the Admin."
 
 
-def triggers() -> Iterator[str]:
+def triggers(without: Collection[str] = ()) -> Iterator[str]:
     """Yield what each trigger that counts waits for: an event that never comes has no row."""
     for name, signal, receiver, sender in (entry[:4] for entry in settings.triggers):
-        if name in settings.counting_triggers:
+        if name in settings.counting_triggers and name not in without:
             yield (
                 f"“{name}” is waiting for {_written(signal)} of {_written(sender)}, received by "
                 f"{_written(receiver)}: check that this is what your site saves or sends."

@@ -364,11 +364,11 @@ def refuse(
     """
     given = uid or (b"" if partner is None else partner.uid.encode())
     logs.tell(
-        "click on a link of %s%s not counted: %s (by %r). %s",
+        "click on a link of %s%s not counted: %s%s. %s",
         f"unknown id “{readable_uid(given)}”" if partner is None else partner.name_and_uid,
         on_host(request),
         reason.label,
-        _user_agent(request),
+        f" (by {_user_agent(request)!r})" if reason in (Reason.BOT, Reason.AGENT) else "",
         reason.cure,
         partner=partner.pk if partner else None,
         reason=reason.value,

@@ -10,6 +10,7 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 
 from affiliations.models import Partner, PartnerCode, Subscription
+from affiliations.triggers import paused
 from store.models import Product
 
 ADMIN_NAME = "admin"
@@ -65,7 +66,8 @@ def fill_shelf() -> None:
 def hire_admin() -> None:
     """Create a superuser with the name and the password that the demo prints."""
     if not User.objects.filter(username=ADMIN_NAME).exists():
-        User.objects.create_superuser(ADMIN_NAME, "admin@tinleaf.example", ADMIN_PASSWORD)
+        with paused():  # No visitor signs up here.
+            User.objects.create_superuser(ADMIN_NAME, "admin@tinleaf.example", ADMIN_PASSWORD)
 
 
 def agree_with_partner(partner_url: str) -> Partner:

@@ -6,13 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 from django.db.models import Q
 from django.utils import timezone
 
 from affiliations import timeline
 from affiliations.logs import one_line
 from affiliations.management import find_user, site_state
-from affiliations.models import Partner, RecentFilteredClick, Visitor
+from affiliations.models import Conversion, Partner, UncreditedTrigger, Visitor
 from affiliations.timeline import Entry
 
 #: The number of the newest events that are printed.
@@ -26,7 +27,6 @@ _NO_ROW = (
     "A trigger that fires while no visitor is known leaves no row: with DEBUG = True the console "
     "of runserver says so."
 )
-_CLICKS = (Visitor, RecentFilteredClick)
 
 
 class Command(BaseCommand):
@@ -34,7 +34,6 @@ class Command(BaseCommand):
         "Says what happened and why: clicks, conversions, uncredited triggers, decisions and "
         "callbacks, each with what to do about it. Without an option, that of the last hour."
     )
-    requires_migrations_checks = True
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group()
@@ -48,12 +47,15 @@ class Command(BaseCommand):
         which.add_argument("--click-id", help="The partner's own id of the click.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["partner"] is not None:
-            self._explain_partner(_find_partner(options["partner"]))
-        elif all(options[name] is None for name in ("visitor", "user", "reference", "click_id")):
-            self._explain_site()
-        else:
-            self._explain_visitors(options)
+        try:
+            if options["partner"] is not None:
+                self._explain_partner(_find_partner(options["partner"]))
+            elif all(options[key] is None for key in ("visitor", "user", "reference", "click_id")):
+                self._explain_site()
+            else:
+                self._explain_visitors(options)
+        except DatabaseError as error:
+            raise CommandError(f"{error}. Does manage.py migrate have anything to do?") from error
 
     def _explain_site(self) -> None:
         entries = timeline.recent(since=timezone.now() - _HOUR, limit=LIMIT)
@@ -62,13 +64,18 @@ class Command(BaseCommand):
         else:
             self._write("Nothing happened in the last hour.")
         self._write_newest(entries)
-        has_fired = any(not isinstance(entry.about, _CLICKS) for entry in entries)
         found = list(site_state.problems())
-        if not has_fired:
-            has_visitors = any(isinstance(entry.about, Visitor) for entry in entries)
-            if not has_visitors and (link := site_state.example_link()):
-                found.append(f"Follow a partner’s link in a browser: {link}")
-            found += [_SAME_HOST, *site_state.triggers(), _NO_ROW]
+        has_visitors = any(isinstance(entry.about, Visitor) for entry in entries)
+        if not has_visitors and (link := site_state.example_link()):
+            found.append(f"Follow a partner’s link in a browser: {link}")
+        # Of more events, an older one may have been that of the trigger.
+        fired = {
+            entry.about.trigger
+            for entry in entries
+            if isinstance(entry.about, Conversion | UncreditedTrigger)
+        }
+        if len(entries) <= LIMIT and (missing := list(site_state.triggers(without=fired))):
+            found += [*missing, _SAME_HOST, _NO_ROW]
         self._write_list("To check:", found)
 
     def _explain_partner(self, partner: Partner) -> None:

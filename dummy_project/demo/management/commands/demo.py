@@ -177,11 +177,12 @@ def _use_database(path: str) -> None:
 
 def _begin(database: Path, fresh: bool) -> str:
     """Delete the data of earlier runs if it should be; return what to say about it."""
-    # The system checks have opened the database, and so created an empty file.
+    # Not whether there is a file: the system checks have opened the database.
+    has_data = bool(connection.introspection.table_names())
     connection.close()
     if fresh:
         database.unlink(missing_ok=True)
-    elif database.exists() and database.stat().st_size:
+    elif has_data:
         return (
             f"The data of earlier runs is kept in {database}\n"
             "To begin afresh: python -m tox -e demo -- --fresh"
