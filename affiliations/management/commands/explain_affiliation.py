@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, no_translations
 from django.db import DatabaseError
 from django.db.models import Q
 from django.utils import timezone
@@ -46,6 +46,7 @@ class Command(BaseCommand):
         )
         which.add_argument("--click-id", help="The partner's own id of the click.")
 
+    @no_translations  # What the command itself says is English, as everything on the console.
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             if options["partner"] is not None:
