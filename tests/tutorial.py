@@ -140,9 +140,13 @@ class Terminal:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         # Ctrl-C, and a password that is not shown, need a terminal; in a process of its own, since
         # a process with threads had better not fork.
-        bash = "['bash', '--norc', '--noprofile', '--noediting']"
+        # Something that runs in the background ignores Ctrl-C, and so do all that it starts.
+        script = (
+            "import pty, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+            "pty.spawn(['bash', '--norc', '--noprofile', '--noediting'])"
+        )
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"import pty; pty.spawn({bash})"],
+            [sys.executable, "-c", script],
             cwd=folder,
             env={**environment, "PS1": "[[$?]]$ ", "TERM": "dumb"},
             stdin=subprocess.PIPE,
