@@ -354,11 +354,8 @@ def test_every_personal_field_exists_and_has_an_empty_value() -> None:
 
 
 def test_the_code_of_the_page_blanks_and_deletes() -> None:
-    [block] = [
-        b
-        for b in blocks(DOCS / "explanation/privacy.rst", "python")
-        if b.file == "shop/accounts.py"
-    ]
+    page = DOCS / "guides/purging.rst"
+    [block] = [b for b in blocks(page, "python") if b.file == "shop/accounts.py"]
     shop: dict[str, Any] = {}
     exec(block.code, shop)
     user = UserFactory()
