@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from affiliations import timeline
 from affiliations.admin.base import TONES
 from affiliations.conversions.decisions import TRANSITIONS
 from affiliations.models import Callback, Conversion
 from affiliations.reports.numbers import Numbers
+from affiliations.timeline import conversions, entries
 
 
 def test_each_status_has_a_colour() -> None:
@@ -16,11 +16,11 @@ def test_each_status_has_a_colour() -> None:
 
 
 def test_each_status_of_a_conversion_can_change_and_is_in_the_timeline() -> None:
-    assert TRANSITIONS.keys() == timeline._DECISIONS.keys() == set(Conversion.Status)
+    assert TRANSITIONS.keys() == conversions._DECISIONS.keys() == set(Conversion.Status)
 
 
 def test_each_status_of_a_callback_is_in_the_timeline() -> None:
-    assert timeline._CALLBACK_STATUSES.keys() == set(Callback.Status)
+    assert entries._CALLBACK_STATUSES.keys() == set(Callback.Status)
 
 
 def test_reports_count_each_status() -> None:
