@@ -231,7 +231,8 @@ class TestTheStateOfTheSite:
 
     def test_says_that_sending_is_off(self, settings: Any, db: None) -> None:
         settings.AFFILIATE_SEND_CALLBACKS = False
-        assert any("AFFILIATE_SEND_CALLBACKS is False" in text for text in site_state.problems())
+        found = list(site_state.problems())
+        assert any("AFFILIATE_SEND_CALLBACKS is False" in text for text in found)
 
     def test_says_that_callbacks_wait_or_are_suspended(self, subscription: Subscription) -> None:
         callback = CallbackFactory(next_attempt_on=timezone.now() - timedelta(seconds=62))
