@@ -261,7 +261,7 @@ def _event_of_signal(
 
 def _tell_no_visitor(name: str, request: HttpRequest | None) -> None:
     """
-    Log that nobody can be credited, for a developer.
+    Log, for a developer, that no partner can be credited since there is no visitor.
 
     Outside of requests once for each trigger: a command may save many objects.
     """

@@ -9,7 +9,7 @@ from affiliations.models.partner import new_signing_secret
 
 
 def close(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """End the tracking of visitors with a conversion: 0.12 credited nobody twice."""
+    """End the tracking of visitors with a conversion: 0.12 credited a visitor once."""
     visitors = apps.get_model("affiliations", "Visitor").objects.using(
         schema_editor.connection.alias
     )

@@ -1,5 +1,5 @@
 """
-The latest events of the site or of a partner, whoever the visitor was.
+The latest events of all visitors of the site, or of one partner.
 
 No query reads more than the newest rows, which an index finds: a site may have a million clicks an
 hour.

@@ -412,13 +412,6 @@ def _current(request: HttpRequest | None) -> Visitor | None:
     return None if request is None else current_visitor(request)
 
 
-#: How the log begins that a visitor was registered. One by a code is told with the conversion.
-_BY_SOURCE = {
-    Visitor.Source.LINK: "click on a link of",
-    Visitor.Source.API: "your code referred a visitor to",
-}
-
-
 def _announce(request: HttpRequest | None, visitor: Visitor) -> None:
     def committed() -> None:
         visitor_registered.send_robust(Visitor, visitor=visitor, request=request)
