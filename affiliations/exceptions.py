@@ -151,8 +151,8 @@ _CURES: dict[Reason, Any] = {
     Reason.TEST_EXPIRED: _("Create a new link with “Try this deal”."),
     Reason.TEST_USED: _("Each link makes one test: create a new link with “Try this deal”."),
     Reason.OPEN_REFERRAL: _(
-        "A test replaces no real click: open the link in a private window, in which nobody is "
-        "logged in."
+        "A test does not replace a real click: open the link in a private window, and do not log "
+        "in there."
     ),
     Reason.SCREENED: _("Check the conversion, and approve or reject it."),
     Reason.NO_AMOUNT: _(

@@ -294,8 +294,8 @@ class TestTryingTheDeal:
         page = staff.get(page_url(partner, "test_link"))
         assert (
             ", not tracked: the browser or the user has a click that can still be credited. "
-            "A test replaces no real click: open the link in a private window, in which nobody is "
-            f"logged in. Visitor {real.pk} (Steep & Notes)" in shown(page)
+            "A test does not replace a real click: open the link in a private window, and do not "
+            f"log in there. Visitor {real.pk} (Steep & Notes)" in shown(page)
         )
         assert url(real) in page.text
 

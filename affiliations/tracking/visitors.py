@@ -427,7 +427,7 @@ def _announce(request: HttpRequest | None, visitor: Visitor) -> None:
             partner=visitor.partner_id,
         )
 
-    transaction.on_commit(committed, using=visitor._state.db)
+    transaction.on_commit(committed, using=visitor._state.db, robust=True)
 
 
 def _visitors() -> VisitorQuerySet:
