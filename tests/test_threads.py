@@ -259,13 +259,28 @@ class TestACommand:
 
     def test_that_forks_sends_by_a_thread_of_each_process(self, run: Any, server: Hanging) -> None:
         server.may_answer.set()
+        # SQLite stays locked in a child that is forked while a thread is in a transaction.
         script = """
+import threading
+is_resting = threading.Event()
+
+def rest(sender):
+    is_resting.set()
+    sender.woken.wait()
+    is_resting.clear()
+    sender.woken.clear()
+
+dispatchers._Sender.rest = rest
 convert()
 until(is_delivered)
+until(lambda: not dispatchers._sender.woken.is_set() and is_resting.is_set())
 from django.db import connections
 connections.close_all()
-with dispatchers._sender.starting:  # whatever another thread is doing at this moment
-    child = os.fork()
+starting = dispatchers._sender.starting
+starting.acquire()  # as another thread may have; nothing releases it in the child
+child = os.fork()
+if child:
+    starting.release()
 convert()
 until(is_delivered)
 if child:
