@@ -63,8 +63,9 @@ class Process:
         return self.popen.poll() is None
 
     def said(self) -> str:
-        self.log.seek(0)
-        return self.log.read().decode()
+        # Without a seek, which would move the place where the process writes.
+        size = os.fstat(self.log.fileno()).st_size
+        return os.pread(self.log.fileno(), size, 0).decode(errors="replace")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end, and return the exit code."""

@@ -1,14 +1,22 @@
-"""Tests of the demo: its browser, and its handling of sites that stop."""
+"""Tests of the demo: its browser, and its handling of sites that stop, and of its own end."""
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import tempfile
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock, patch
 
+import requests
 from django.test import SimpleTestCase
 
 from demo.browser import Browser, BrowserError, Page
+from demo.management.commands import demo
 from demo.sites import Site, SiteDown, free_port, running
 from demo.story import StepFailed, Story
 
@@ -84,3 +92,42 @@ class SiteTests(SimpleTestCase):
         story = Story(site, site, site, say=lambda _: None, patience=1)
         with self.assertRaisesMessage(StepFailed, "Connection refused"):
             story.play()
+
+
+class EndingTests(SimpleTestCase):
+    """Ctrl-C while the demo waits."""
+
+    def setUp(self) -> None:
+        """Let the test run with the signal handlers that it finds, and leave them."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.command = demo.Command(stdout=io.StringIO())
+        self.site = Mock(spec=Site, url="http://127.0.0.1/")
+
+    def wait(self, received_by: Callable[..., list[dict[str, str]]]) -> None:
+        """Wait, with what a partner has received."""
+        link = patch.object(demo.deal, "page_of_partner", return_value="http://127.0.0.1/")
+        with link, patch.object(demo, "received_by", received_by):
+            self.command._wait(self.site, self.site, self.site, Path("logs"))
+
+    def test_it_is_not_lost_where_python_finalizes_an_object(self) -> None:
+        def received_by(*_: object, **__: object) -> list[dict[str, str]]:
+            # Python drops, and only prints, an exception that comes here.
+            weakref.finalize(Mock(), os.kill, os.getpid(), signal.SIGINT)
+            return []
+
+        with self.assertRaisesMessage(KeyboardInterrupt, ""):
+            self.wait(received_by)
+
+    def test_it_ends_the_demo_though_it_has_ended_the_sites_first(self) -> None:
+        def received_by(*_: object, **__: object) -> list[dict[str, str]]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise requests.ConnectionError
+
+        with self.assertRaisesMessage(SystemExit, "143"):
+            self.wait(received_by)
+
+    def test_a_site_that_stops_by_itself_is_reported(self) -> None:
+        self.site.check.side_effect = SiteDown("the site has stopped.")
+        with self.assertRaisesMessage(SiteDown, "the site has stopped."):
+            self.wait(lambda *_, **__: [])

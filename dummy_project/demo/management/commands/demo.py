@@ -10,8 +10,9 @@ import time
 from argparse import ArgumentTypeError
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import requests
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
@@ -131,7 +132,11 @@ class Command(BaseCommand):
         self._say(self.style.SUCCESS("All steps had the expected results."))
 
     def _wait(self, shop: Site, partner: Site, provider: Site, folder: Path) -> None:
-        """Print the guide, and then each callback as the partner receives it."""
+        """Print the guide, and then each callback as the partner receives it, until a signal."""
+        signals: list[int] = []
+        # They raise nothing here: while Python finalizes an object, it drops an exception.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: signals.append(number))
         guide = GUIDE.format(
             shop=shop.url,
             partner=partner.url,
@@ -144,27 +149,36 @@ class Command(BaseCommand):
         )
         self._say(guide)
         printed = 0
-        while True:
-            for site in (shop, partner, provider):
-                site.check()
-            received = received_by(partner, timeout=30)
+        while not signals:
+            try:
+                for site in (shop, partner, provider):
+                    site.check()
+                received = received_by(partner, timeout=30)
+            except (SiteDown, requests.RequestException):
+                # Ctrl-C in a terminal ends the sites as well.
+                if signals:
+                    break
+                raise
             for callback in received[printed:]:
                 self._say(f"The partner received: {describe(callback)}")
             printed = len(received)
             time.sleep(1)
+        if signal.SIGTERM in signals:
+            _terminated()
+        _interrupted()
 
     def _say(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
 
 
-def _interrupted(*_: object) -> None:
+def _interrupted(*_: object) -> NoReturn:
     """Stop once; ignore a second Ctrl-C, such as tox sends, which would leave sites running."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _terminated(*_: object) -> None:
+def _terminated(*_: object) -> NoReturn:
     """Stop the sites as well when a supervisor stops the demo."""
     sys.exit(128 + signal.SIGTERM)
 
