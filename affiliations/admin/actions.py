@@ -33,7 +33,7 @@ _NUMBER = re.compile("[0-9]{1,18}")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Rows that an action on several rows names, with a link to each, and leaves out."""
+    """Rows that an action on several rows leaves out, and lists with links."""
 
     #: Called with a row; returns why it is left out, or an empty text.
     reason: Callable[[Any], str]
@@ -89,10 +89,10 @@ class RowActionsMixin(ObjectViewsMixin):
 
     @abstractmethod
     def refusal(self, row: Any, name: str) -> str:
-        """Return the message why an action was not possible, and what to do about it."""
+        """Return the message that says why an action was not possible, and what to do about it."""
 
     def notes(self, row: Any, name: str) -> Sequence[str]:
-        """Return what staff must know of a row before an action."""
+        """Return notes about a row that staff should read before an action."""
         return ()
 
     def report_done(self, request: HttpRequest, row: Model, result: Any, action: RowAction) -> None:
@@ -124,9 +124,9 @@ class RowActionsMixin(ObjectViewsMixin):
         """
         Ask before an action on the selected rows; return ``None`` once it is done with all.
 
-        Of a whole list, one request changes ``AT_ONCE`` rows: exactly those that the page asked
-        about. Then the page asks about older rows only, because the action may have skipped some of
-        these rows, and may have added newer ones.
+        If the whole list is selected, one request changes at most ``AT_ONCE`` rows: exactly those
+        that the page asked about. Then the page asks about older rows only, because the action may
+        have skipped some of these rows, and may have added newer ones.
         """
         action = self.row_actions[name]
         form = action.form(request.POST if "confirmed" in request.POST else None)
@@ -134,7 +134,7 @@ class RowActionsMixin(ObjectViewsMixin):
         is_whole_list = request.POST.get("select_across") == "1"
         possible = rows.filter(action.possible)
         if is_done:
-            # Before the transactions of the rows: what is done must not be done again.
+            # Before the transactions of the rows, so that the form cannot change a row twice.
             if not self.claim_form(request):
                 return None
             self._run_all(request, rows, name, form.cleaned_data)
@@ -188,7 +188,7 @@ class RowActionsMixin(ObjectViewsMixin):
         )
 
     def describe(self, row: Any) -> str:
-        """Return the text of a row where an action asks about several."""
+        """Return the text of a row on the page that asks about several rows."""
         return str(row)
 
     def facts(self, rows: Sequence[Any]) -> Sequence[tuple[Any, str]]:
@@ -203,9 +203,9 @@ class RowActionsMixin(ObjectViewsMixin):
         keys = request.POST.getlist(ACTION_CHECKBOX_NAME)
         chosen = rows.filter(pk__in=keys).order_by("pk")
         action.before_many(chosen)
-        # Sent because Django wants rows to be selected, even if the page leaves out all of them.
+        # The form sends these rows too, because Django requires at least one selected row.
         named = set(request.POST.getlist("left_out"))
-        # Asked again, because a row may have changed since the page was shown.
+        # Checked again, because a row may have changed since the page was shown.
         results = [
             None if action.why_left_out(row) else self.perform(request, row, name, reason)
             for row in chosen

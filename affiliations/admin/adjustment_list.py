@@ -113,7 +113,7 @@ class AdjustListPage(AdjustPage):
         return self.once(request, act, self._adjust_list_url(), is_atomic=False)
 
     def _adjust_list(self, request: HttpRequest) -> HttpResponse:
-        """Show what a list changes; on confirmation, change exactly that."""
+        """Show the changes of a list; on confirmation, make exactly these changes."""
         shown: dict[str, Any] = {}
         if "shown" in request.POST:
             try:
@@ -225,6 +225,6 @@ class AdjustListPage(AdjustPage):
             self.message_user(request, text % {"count": count, "payouts": by_currency(payouts)})
         if not left_out:
             return HttpResponseRedirect(self.list_url(Conversion))
-        # With the form, so that they can be looked at, and adjusted, once more.
+        # With the form, so that staff can check these lines and send them again.
         form = ListForm(initial=shown["form"] | {"text": "\n".join(left_out)})
         return self._list_response(request, {"form": form, "left_out": left_out})

@@ -33,9 +33,10 @@ MONEY: dict[str, Any] = {"max_digits": 19, "decimal_places": 4, "min_value": 0}
 
 class AdjustForm(forms.Form):
     """
-    Asks what the order of a conversion is worth now, or for a payout, or for both.
+    Asks for the new amount of the order, for the new payout, or for both.
 
-    Not for the difference: that would need a minus, and sending the form twice would adjust twice.
+    It does not ask for the difference, which would need a minus sign, and which would be adjusted
+    twice if the form were sent twice.
     """
 
     amount = forms.DecimalField(required=False, **MONEY)

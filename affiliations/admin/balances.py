@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 LINES = 2000
 #: The number of partners that a message names.
 _NAMED = 10
-#: Columns of a statement that are shown inside another one.
+#: Columns of a statement whose values the page shows in the cells of other columns.
 _INSIDE_OTHERS = {"currency", "payout_currency", "reason"}
 #: The classes of the cells of a statement.
 _CLASSES = {"created_on": "aff-money", "description": "aff-words", "trigger": ""}
 #: The initial value of the reference.
 _PATTERN = "{year}-{month}-{number}"
-#: What has changed since the page was opened.
+#: The reasons that mean that a balance has changed since the page was opened.
 _SURPRISES = {LeftOut.CHANGED, LeftOut.NOTHING}
 
 
@@ -76,13 +76,13 @@ class BalancesAdmin(PaymentsMixin, FactAdmin):
     """The page "add" of payout statements."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Unlike other facts.
+        # Unlike other facts, statements are added by staff.
         return admin.ModelAdmin.has_add_permission(self, request)
 
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
-        """Show the balances; of one partner and currency, show the lines. Settle what is sent."""
+        """Show the balances, or one balance with its lines; create the requested statements."""
         if not self.has_add_permission(request):
             raise PermissionDenied
         form = BalancesForm(request.GET if "until" in request.GET else _until_this_month(request))
@@ -97,7 +97,7 @@ class BalancesAdmin(PaymentsMixin, FactAdmin):
         return self.once(request, act, url)
 
     def _open(self, request: HttpRequest, form: BalancesForm) -> HttpResponse:
-        """Show the balances; settle those that are ticked."""
+        """Show the balances; create statements of those that are ticked."""
         before, chosen = form.before, None
         create = StatementsForm(
             initial={
@@ -119,7 +119,7 @@ class BalancesAdmin(PaymentsMixin, FactAdmin):
         partner = form.cleaned_data["partner"]
         rows = unpaid.unpaid_balances(before, partner, cut_off=form.chosen_cut_off)
         stopped = [row for row in rows if row.partner.is_stopped]
-        # Those that are paid come first, so that the next page has the rest of them.
+        # Balances that get a statement come first. The page then shows the rest of them.
         payable = sorted(
             (row for row in rows if not row.partner.is_stopped),
             key=lambda row: row.left_out is not None,
@@ -221,7 +221,7 @@ class BalancesAdmin(PaymentsMixin, FactAdmin):
         before: datetime,
         cut_off: CutOff,
     ) -> HttpResponse:
-        """Show what would be settled; on confirmation settle exactly that."""
+        """Show the lines of a statement; on confirmation, create exactly this statement."""
         form = None
         if request.method == "POST":
             form = SettleForm(request.POST)
@@ -323,12 +323,12 @@ def settle_url(site: str) -> str:
 
 
 def _until_this_month(request: HttpRequest) -> dict[str, Any]:
-    """Return the query string with the default day, the last of the month before."""
+    """Return the query string with the default day, the last day of the previous month."""
     return request.GET.dict() | {"until": last_day(midnight(today().replace(day=1)))}
 
 
 def _totals(rows: Sequence[Unpaid], dues: Sequence[Due]) -> list[dict[str, Any]]:
-    """Return how many balances there are of each currency, and their sum: of all and ticked."""
+    """Return for each currency the number and sum of all balances, and of the ticked ones."""
     totals = []
     for currency in sorted({row.currency for row in rows}):
         ticked = [due.balance for due in dues if due.is_ticked and due.currency == currency]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from affiliations.models import Callback, Conversion
 
-#: The statuses of the app in the colours of the Admin's own messages.
+#: The colour of each status, named as the Admin names the levels of its messages.
 TONES = {
     "approved": "success",
     "delivered": "success",
@@ -64,7 +64,7 @@ def may_view(request: HttpRequest, model: type[models.Model]) -> bool:
 #: The errors of databases and drivers about an invalid value: a NUL, a huge number, or text instead
 #: of a number.
 _INVALID_VALUE = (DataError, OverflowError, ValueError)
-#: Django's refusals of a parameter, which would otherwise be an error page.
+#: The exceptions by which Django refuses a parameter. Uncaught, they lead to an error page.
 _REFUSED = (DisallowedModelAdminLookup, DisallowedModelAdminToField)
 
 #: The highest count of a list: counting ten million rows takes longer than reading a page.
@@ -78,7 +78,7 @@ _LONG = 80
 
 
 class CountingPaginator(Paginator):
-    """The pages of a list that may be very long: no more rows than ``COUNT_LIMIT``."""
+    """A paginator for long lists, which stops counting rows after ``COUNT_LIMIT``."""
 
     @cached_property
     def count(self) -> int:
@@ -167,7 +167,7 @@ PAYOUT_FUNCTION = _(
 
 @admin.display(description=_("payout value"))
 def payout_value_display(model_admin: Any, row: Conversion | Subscription) -> str:
-    """Return the value of a rule of payout: an amount or a percentage; a column."""
+    """Return the value of a payout rule, an amount or a percentage, for a column."""
     if row.payout_value is None:
         return "-"
     if row.payout_type == Subscription.PayoutType.PERCENT:
@@ -194,7 +194,7 @@ def link_column(
 
 
 class UserColumnsMixin:
-    """The buyer of a row by name and address: in a list, on its page, and in a CSV file."""
+    """The user of a row by name and e-mail address: in the list, on its page, in the CSV file."""
 
     user_start = column(
         "user", _("user"), label=lambda user: Truncator(user_display(user)).chars(_LONG)
@@ -212,14 +212,14 @@ def _follow(row: models.Model, path: str) -> Any:
 
 class OfferedChangeList(ChangeList):
     """
-    A list that is filtered and sorted by what it offers only.
+    A list that can be filtered and sorted only by its own filters and columns.
 
-    Django's own answers a lookup of any column, ``?signing_secret__startswith=a`` too, and so tells
-    what it does not show.
+    Django's change list accepts a lookup of any column, such as ``?signing_secret__startswith=a``,
+    and so reveals values that it does not show.
     """
 
     def get_filters(self, request: HttpRequest) -> Any:
-        """Refuse what no filter has taken from the query string."""
+        """Refuse a parameter of the query string that no filter has used."""
         found: Any = super().get_filters(request)
         remaining = found[2]
         offered = {f"{self.date_hierarchy}__{lookup}" for lookup in ("gte", "lt")}
@@ -229,13 +229,13 @@ class OfferedChangeList(ChangeList):
         return found
 
     def _is_limit(self, name: str) -> bool:
-        """Tell whether a raw id field has linked the list with its ``limit_choices_to``."""
+        """Tell whether a parameter is from the ``limit_choices_to`` of a raw id field."""
         limits = (limit() if callable(limit) else limit for limit in self.opts.related_fkey_lookups)
         values = self.filter_params.get(name)
         return any([url_params_from_lookup_dict(limit).get(name)] == values for limit in limits)
 
     def get_ordering(self, request: HttpRequest, queryset: models.QuerySet) -> list[Any]:
-        """Sort by the date first that the list is filtered by, so that an index finds the rows."""
+        """Sort first by a date that the list is filtered by, so that an index finds the rows."""
         ordering: list[Any] = super().get_ordering(request, queryset)
         if ORDER_VAR in self.params:
             return ordering
@@ -243,7 +243,7 @@ class OfferedChangeList(ChangeList):
         return [f"-{one.path}" for one in dated if one.path and one.values] + ordering
 
     def get_ordering_field(self, field_name: Any) -> Any:
-        """Sort by the columns whose headings are links only."""
+        """Sort only by the columns whose headings are links."""
         is_offered = field_name in (self.sortable_by or ())
         return super().get_ordering_field(field_name) if is_offered else None
 
@@ -258,7 +258,7 @@ class ListAdmin(admin.ModelAdmin):
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> models.Model | None:
-        """Find a row by its key if the address names no field: Django would fail at ``""``."""
+        """Treat an empty ``from_field`` as none, because Django would fail at it."""
         return super().get_object(request, object_id, from_field or None)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -275,9 +275,10 @@ class ListAdmin(admin.ModelAdmin):
         self, request: HttpRequest, queryset: models.QuerySet, search_term: str
     ) -> tuple[models.QuerySet, bool]:
         """
-        Search without NULs, which a list refuses, but a host's autocomplete view may not.
+        Search without NULs, and only by the start of a long text.
 
-        Only by the start of a long text: SQLite refuses a condition for each of 1,000 words.
+        Lists refuse NULs, but a host's autocomplete view may not. SQLite refuses a condition for
+        each of 1,000 words.
         """
         term = search_term.replace("\0", "")[:_MAX_SEARCH]
         return super().get_search_results(request, queryset, term)
@@ -307,7 +308,7 @@ class ReadOnlyMixin:
 
 
 class CSVListAdmin(ListAdmin):
-    """A model whose list is also a CSV file."""
+    """A model whose list can be downloaded as a CSV file."""
 
     @abstractmethod
     def csv_view(self, request: HttpRequest) -> HttpResponseBase:
@@ -333,7 +334,7 @@ class CSVListAdmin(ListAdmin):
 class FactAdmin(ReadOnlyMixin, ObjectViewsMixin, CSVListAdmin):
     """A model whose rows record facts: only the app writes them, and staff use actions."""
 
-    #: The columns of the list as a CSV file: names of fields and of methods.
+    #: The columns of the CSV file: names of fields and of methods.
     csv_columns: Sequence[str] = ()
     ordering = ["-pk"]
 
@@ -356,7 +357,7 @@ class FactAdmin(ReadOnlyMixin, ObjectViewsMixin, CSVListAdmin):
         return [(None, {"fields": rows})]
 
     def has_act_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
-        """Tell whether the user may use the actions: that takes Django's permission "change"."""
+        """Tell whether the user may use the actions, which need Django's permission "change"."""
         return admin.ModelAdmin.has_change_permission(self, request, obj)
 
     def csv_view(self, request: HttpRequest) -> HttpResponseBase:
@@ -396,9 +397,10 @@ class FactAdmin(ReadOnlyMixin, ObjectViewsMixin, CSVListAdmin):
 
     def _permitted(self, request: HttpRequest, name: Any) -> Any:
         """
-        Return a column or field, or only its text instead of a link.
+        Return the name of a column or field, or a column that shows its text without a link.
 
-        So it is if the user may not view the linked row, and for URLs, which strangers can choose.
+        There is no link if the user may not view the linked row. URLs are never links, because
+        strangers can choose them.
         """
         method = getattr(self, name, None) if isinstance(name, str) else None
         field = next((field for field in self.opts.fields if field.name == name), None)

@@ -103,7 +103,7 @@ class BulkForm(forms.Form):
             for name, value in self.cleaned_data.items()
             if value not in ("", None)
         }
-        # What a choice excludes, and what the row would otherwise be refused for.
+        # Clear the values that a choice excludes. Otherwise the row would be refused.
         if chosen.get("payout_type") == Subscription.PayoutType.NONE:
             chosen |= {"payout_value": "", "payout_currency": ""}
         elif chosen.get("payout_type") == Subscription.PayoutType.PERCENT:
@@ -142,7 +142,7 @@ class _Change:
     row: Subscription
     form: RowForm
     shown: dict[str, str]
-    #: Before the change, as the warnings.
+    #: The payout and the warnings before the change.
     payout: str
     warned: Mapping[str, str]
 
@@ -162,7 +162,7 @@ class _Change:
 
     @property
     def warnings(self) -> list[str]:
-        """What is valid after the change, but hardly intended, and was not so before."""
+        """The warnings about the row after the change that there were not before."""
         found = of_subscription(self.row)
         return [text for name, text in found.items() if name not in self.warned]
 
@@ -229,9 +229,9 @@ class BulkEditMixin(ChangesMixin, ObjectViewsMixin):
     def _change_all(self, request: HttpRequest, new: Mapping[str, str], signed: str) -> None:
         """Change each row as it was shown, in a transaction of its own."""
         shown: dict[str, dict[str, str]] = {}
-        with suppress(signing.BadSignature):  # of a page that was cut on the way
+        with suppress(signing.BadSignature):  # The form was not received completely.
             shown = signing.loads(signed, salt=_SALT)
-        # Whatever the list is filtered by: a row may not be in it any more.
+        # Without the filters of the list, which a row may no longer match.
         rows = self.get_queryset(request).filter(pk__in=shown).select_related("partner")
         saved: list[RowForm] = []
         skipped = []

@@ -94,7 +94,7 @@ class CallbackURLInput(forms.URLInput):
                 (f"{{{item.name}}}", item.explanation) for item in placeholders.PLACEHOLDERS
             ],
             "preview": rendered,
-            # Those of another URL are the errors of the form.
+            # The mistakes of a changed URL are shown as errors of the form.
             "mistakes": mistakes if url == self.stored else [],
             "doubts": doubts(url),
             "corrections": corrections(url, self.method),
@@ -119,5 +119,5 @@ class CallbackURLFieldMixin(_Fields):
         try:
             name = "admin:affiliations_subscription_preview"
             return reverse(name, current_app=self.admin_site.name)
-        except NoReverseMatch:  # a site of the host's own, without subscriptions
+        except NoReverseMatch:  # an Admin site of the host that does not register subscriptions
             return ""

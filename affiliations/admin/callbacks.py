@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 Status = Callback.Status
 
-#: Only a callback that is being sent refuses an action that is possible, for a minute.
+#: ``possible`` is about the callback itself. An action is also refused while the callback is being
+#: sent, and a callback is not sent again if its subscription is suspended, see ``refusal()``.
 _RESEND = RowAction(
     call=lambda row, reason, user: row if outbox.resend(row) else None,
     possible=outbox.RESENDABLE,
@@ -204,7 +205,7 @@ class CallbackAdmin(RowActionsMixin, ExactSearch, FactAdmin):
             self.message_user(request, text % reason, messages.WARNING)
 
     def facts(self, rows: Sequence[Callback]) -> Sequence[tuple[Any, str]]:
-        """Return what was accepted before, and what is suspended or stopped among callbacks."""
+        """Return facts about callbacks, such as their partners and suspended subscriptions."""
         suspended = {str(row.subscription) for row in rows if row.subscription.is_suspended}
         stopped = {str(row.partner) for row in rows if row.partner.is_stopped}
         found = [

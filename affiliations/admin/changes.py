@@ -1,8 +1,8 @@
 """
-Forms that write what was changed in them, and nothing else.
+Forms that write only the fields that were changed in them.
 
-Each field of a form sends what it showed as well. So a page that was opened before another user's
-change writes none of the old values.
+Each field of a form also sends the value that it showed. So a page that was opened before another
+user's change does not write the old values.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 else:
     _Inline = object
 
-#: The column that an action writes beside those of the form: a form that was read before a stop
-#: for fraud does not make the partner active after it.
+#: A column that an action writes, compared together with the fields of the form: a form that was
+#: read before a stop for fraud does not make the partner active afterwards.
 _GUARDED = "stopped_on"
 _MAX_LENGTH = 200
 #: The key of the changed values in an entry of the history, which Django itself leaves alone.
@@ -57,8 +57,9 @@ class ChangesForm(forms.ModelForm):
     The form of a row, which writes the changed fields only.
 
     If another user has changed fields since the page was opened, and this user changes any, each of
-    those fields is an error, because the values of a row belong together. The form then shows the
-    present values, except in fields that this user has changed too. Sent again, it is accepted.
+    those fields gets an error, because the values of a row belong together. The form then shows
+    the present values, except in fields that this user has changed too. If the user sends the form
+    again, it is accepted.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -118,9 +119,10 @@ class ChangesForm(forms.ModelForm):
 
     def add_error(self, field: str | None, error: Any) -> None:
         """
-        Add the errors of the row: each in its field, or above the form if that lacks the field.
+        Add the errors of the row: each in its field, or above the form if the form lacks the field.
 
-        Not in a field that has one already, because then the row was validated without its value.
+        A field that already has an error gets no other, because the row was validated without its
+        value.
         """
         if not hasattr(error, "error_dict"):
             super().add_error(field, error)
@@ -150,7 +152,7 @@ class ChangesForm(forms.ModelForm):
 
     def write(self) -> None:
         """
-        Write the changed fields of the row, those too that the host's code has changed on it.
+        Write the changed fields of the row, including those that the host's code has changed.
 
         Raises:
             Outdated: If a field of the form has changed since the row was read.
@@ -176,9 +178,9 @@ class ChangesForm(forms.ModelForm):
         """
         Return the label of each changed field, with its old and new value, untranslated.
 
-        Without the values of relations and of e-mail addresses, which may name persons, of long
-        texts, such as payment details, and of fields that the model does not have or does not let
-        anybody edit, such as a secret.
+        The values are left out for relations and e-mail addresses, which may name persons, and for
+        long texts, such as payment details. They are also left out for fields that the model does
+        not have or that are not editable, such as a secret.
         """
         own = {field.name: field for field in self._own}
         with override(None):
@@ -189,7 +191,7 @@ class ChangesForm(forms.ModelForm):
         if field is None:
             return [label]
         if label == capfirst(str(field.verbose_name)):
-            # Of the two, only this is in the catalogues of translations.
+            # Only the name without a capital letter is in the catalogues of translations.
             label = str(field.verbose_name)
         is_private = isinstance(field, (models.TextField, models.EmailField))
         if field.is_relation or is_private or not field.editable:
@@ -241,7 +243,7 @@ class ChangesMixin(admin.ModelAdmin):
 
     def history_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         response = super().history_view(request, *args, **kwargs)
-        # A redirect, because there is no such row, has no entries.
+        # If the row does not exist, the response is a redirect without entries.
         for entry in (getattr(response, "context_data", None) or {}).get("action_list", ()):
             entry.change_message = _translated(entry.change_message)
         return response
@@ -283,7 +285,7 @@ class ChangesInlineMixin(_Inline):
 
 
 def history_entry(values: list[list[str]]) -> dict[str, dict[str, Any]]:
-    """Return Django's message for labels with old and new values: in English, and as they are."""
+    """Return a message as Django stores it: the changes in English, and their values."""
     with override(None):
         return {"changed": {"fields": [_changed(*value) for value in values], _VALUES: values}}
 
@@ -312,7 +314,7 @@ def _in_words(field: models.Field[Any, Any], value: Any, shown: Any) -> str:
 
 
 def _changed(label: str, old: str | None = None, new: str | None = None) -> str:
-    """Return what an entry of the history says of a field, in the reader's language."""
+    """Return the text about a field in an entry of the history, in the active language."""
     label = capfirst(gettext(label))
     if old is None or new is None:
         return label

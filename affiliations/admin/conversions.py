@@ -208,7 +208,7 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
         return ", ".join(str(part) for part in parts if part)
 
     def facts(self, rows: Sequence[Conversion]) -> Sequence[tuple[Any, str]]:
-        """Return the payouts, and what is settled, tested, flagged or stopped among conversions."""
+        """Return facts about conversions, such as the payouts and those already settled."""
         paid = [row for row in rows if row.is_paid]
         settled = [row for row in paid if row.settlement_id]
         stopped = {str(row.partner) for row in rows if row.partner.is_stopped}
@@ -312,7 +312,7 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
     def _fill_in_amount(
         self, request: HttpRequest, conversion: Conversion, name: str
     ) -> HttpResponse:
-        """Ask for what is missing; fill it in, and then approve, if ``name`` says so."""
+        """Fill in the missing amount or payout; also approve if ``name`` is "approve"."""
         form = AmountForm(
             request.POST if request.method == "POST" else None,
             initial={"currency": conversion.currency},

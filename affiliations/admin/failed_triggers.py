@@ -72,7 +72,7 @@ class FailedTriggerAdmin(UserColumnsMixin, RowActionsMixin, ExactSearch, FactAdm
 
     @admin.display(description=_("amount"))
     def stated_amount(self, failed: FailedTrigger) -> str:
-        """Return the amount as other lists show it, or as it was stated if it is no number."""
+        """Return the amount as other lists show it, or as it was stated if it is not a number."""
         amount = parse(failed.amount, failed.currency).amount
         return failed.stated_amount if amount is None else money(amount, failed.currency.upper())
 
@@ -83,5 +83,5 @@ class FailedTriggerAdmin(UserColumnsMixin, RowActionsMixin, ExactSearch, FactAdm
         return badge("rejected", gettext("gave up"))
 
     def has_delete_permission(self, request: Any, obj: models.Model | None = None) -> bool:
-        # Unlike other facts: staff may have made up for it.
+        # Unlike other facts, because staff may have credited or decided it in another way.
         return admin.ModelAdmin.has_delete_permission(self, request, obj)

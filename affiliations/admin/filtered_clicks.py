@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ReasonFilter(admin.SimpleListFilter):
-    """By the reasons that there are."""
+    """By reason; it offers the reasons of the stored clicks."""
 
     title = _("reason")
     parameter_name = "reason"
@@ -62,7 +62,7 @@ class RecentFilteredClickAdmin(FactAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet, search_term: str
     ) -> tuple[QuerySet, bool]:
-        """Find a part of a uid, given as it was in the link."""
+        """Find clicks by the uid, a part of it, or the whole link."""
         click = Click.in_link(request, search_term)
         uid = search_term.strip().encode(errors="replace") if click is None else click.uid
         return queryset.filter(uid__icontains=readable_uid(uid)), False
@@ -80,7 +80,7 @@ def recent_clicks_url(site: admin.AdminSite, request: HttpRequest, **filters: An
 def arrival_rows(
     site: admin.AdminSite, request: HttpRequest, arrivals: Arrivals, **filters: Any
 ) -> list[tuple[str, str, list[str]]]:
-    """Return the rows of a table of arrivals: the label, the URL of such clicks, the number."""
+    """Return the rows of a table of arrivals: the label, the URL of the clicks, the number."""
     return [
         (
             str(column.label),

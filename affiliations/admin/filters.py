@@ -44,15 +44,15 @@ class TypedFilter(admin.ListFilter):
     A filter whose values are typed into a small form, which needs no script.
 
     The form itself is at the end of the page, since a theme may put the filters into its own form.
-    A theme also drops ``used_parameters`` from its form, expecting the filter to be inside. So they
-    stay empty, and the theme keeps the values as those of any other parameter.
+    A theme also drops ``used_parameters`` from its form, because it expects the filter inside. So
+    ``used_parameters`` stays empty, and the theme keeps the values as it keeps other parameters.
     """
 
     parameters: tuple[str, ...]
 
     @property
     def parameter_name(self) -> str:
-        """The name by which themes of the Admin identify a filter, as Django's own have it."""
+        """The name by which themes of the Admin identify a filter; Django's filters have it too."""
         return self.parameters[0]
 
     @property
@@ -75,7 +75,7 @@ class TypedFilter(admin.ListFilter):
 
     @abstractmethod
     def in_file_name(self) -> list[Any]:
-        """Return the parts of the name of the list's CSV file that say what the filter says."""
+        """Return the parts of the CSV file's name that describe the filter."""
 
     def expected_parameters(self) -> list[str | None]:
         return list(self.parameters)
@@ -124,7 +124,7 @@ class CallbackPartnerFilter(PartnerFilter):
 
 
 class TriggerFilter(admin.SimpleListFilter):
-    """By trigger, including one that was renamed since."""
+    """By trigger; a name that is no longer in the settings is accepted too."""
 
     title = _("trigger")
     parameter_name = "trigger"
@@ -147,7 +147,7 @@ class AttemptTriggerFilter(TriggerFilter):
 
 
 class SubscriptionFilter(admin.SimpleListFilter):
-    """By the subscription whose page has linked the list; shown only then."""
+    """By subscription; shown only if the page of a subscription has linked to the list."""
 
     title = _("subscription")
     parameter_name = "subscription"
@@ -179,7 +179,7 @@ class ReviewFilter(admin.SimpleListFilter):
 
 
 class EndpointFilter(admin.SimpleListFilter):
-    """By the state of a subscription's callbacks; those of all that fail include the others."""
+    """By the state of a subscription's callbacks; "failing" includes suspended and paused."""
 
     title = _("callbacks")
     parameter_name = "callbacks"
@@ -215,7 +215,7 @@ class GaveUpFilter(admin.SimpleListFilter):
 
 
 class PaidFilter(admin.SimpleListFilter):
-    """The payout statements that are paid, or are not."""
+    """By whether a payout statement is paid."""
 
     title = _("payment")
     parameter_name = "paid"
@@ -311,7 +311,7 @@ class PeriodFilter(DatesFilter):
 
 
 class GroupFilter(admin.SimpleListFilter):
-    """By the partners' group; shown if there are any."""
+    """By the partner's group; shown if any partner has a group."""
 
     title = _("group")
     parameter_name = "group"
@@ -336,7 +336,7 @@ def period_of(values: Mapping[str, str]) -> Period:
     """
     Return the period of a query string: ``period``, or else ``since`` and ``until``.
 
-    By default, it is the past 30 days. Raise ``IncorrectLookupParameters`` if there is none.
+    By default, it is the past 30 days. Raise ``IncorrectLookupParameters`` if a value is invalid.
     """
     since, until = _day_of(values, "since"), _day_of(values, "until")
     if since is None and until is None:
@@ -350,7 +350,7 @@ def period_of(values: Mapping[str, str]) -> Period:
 
 
 def carried_period(request: HttpRequest) -> dict[str, str]:
-    """Return the parameters of a row's page, or else of the list that has linked it."""
+    """Return the period in the query string of a row's page, or else of the list before it."""
     for query in (request.GET, QueryDict(request.GET.get("_changelist_filters", ""))):
         found = {name: query[name] for name in PeriodFilter.parameters if query.get(name)}
         try:
@@ -386,7 +386,7 @@ def trigger_names(chosen: str) -> list[str]:
     """
     Return the names of triggers: of the settings, of subscriptions, and the chosen one.
 
-    The conversions of a renamed trigger keep the old name. An impossible name is left out.
+    The conversions of a renamed trigger keep the old name. An invalid chosen name is left out.
     """
     subscribed = Subscription.objects.order_by("trigger").values_list("trigger", flat=True)
     names = [*settings.counting_triggers, *subscribed.distinct()[:_MAX_TRIGGERS]]

@@ -76,7 +76,7 @@ class CreditForm(forms.Form):
         trigger.choices = [(name, name) for name in names]
 
     def clean(self) -> None:
-        """Refuse values that no payout can be calculated from: they cannot be corrected later."""
+        """Refuse values that give no payout, because they cannot be corrected later."""
         data = self.cleaned_data
         amount, currency = data.get("amount"), data.get("currency", "")
         # 0.12 allowed several subscriptions to a trigger. The oldest one is credited.

@@ -1,4 +1,4 @@
-"""The overview: what waits for staff, the past days beside the days before, and top partners."""
+"""The overview: what waits for staff, the past days and those before, and top partners."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Waiting:
     label: Any
     count: int
     url: str
-    #: The number in words, as a lazy plural, and the words instead of 0; if it waits for staff.
+    #: The number in words, as a lazy plural, and the words for 0; only if the rows wait for staff.
     words: Any = None
     nothing: Any = ""
     #: The commission of these rows, by currency.
@@ -91,7 +91,7 @@ def _list_url(request: HttpRequest, model: type[Model], **query: Any) -> str:
 
 
 def waiting(request: HttpRequest, *, with_sums: bool = False) -> Iterator[Waiting]:
-    """Count what staff have to look at, as far as the user may: a query for each, by an index."""
+    """Count the rows that wait for staff and that the user may view: one query for each kind."""
     for kind in kinds():
         url = may_view(request, kind.model) and _url(request, kind.model, kind.page, **kind.query)
         if not url:
@@ -119,7 +119,7 @@ def unpaid(request: HttpRequest) -> Iterator[Waiting]:
 
 
 def past_days(request: HttpRequest) -> dict[str, Any]:
-    """Return the past days beside the days before, and top partners, if the user may know."""
+    """Return the past days, the days before and top partners, if the user may view the report."""
     if not (url := _list_url(request, Report, period=RECENT_DAYS)):
         return {}
     period = Period.past(RECENT_DAYS)
@@ -166,10 +166,10 @@ def in_words(found: list[Waiting]) -> dict[str, Any]:
 
 def first_line(request: HttpRequest) -> dict[str, Any]:
     """
-    Return the same context for the Admin's index.
+    Return the context of the same line for the Admin's index.
 
-    It is empty if there is no overview for this user, or if it cannot be read: this is logged, and
-    the index of the host does not fail.
+    It is empty if the user may not view the overview. It is also empty if a query fails: the error
+    is logged, and the index of the host does not fail.
     """
     try:
         with db.savepoint():

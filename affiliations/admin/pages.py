@@ -33,9 +33,9 @@ STYLES = ["affiliations/themes.css", "affiliations/admin.css"]
 
 _Page = TypeVar("_Page", bound=Callable[..., Any])
 
-#: The hidden field of a form that acts.
+#: The hidden field with the one-time token of a form.
 _FORM_TOKEN = "form_token"  # noqa: S105 -- a name
-#: The buttons of a page that shows what it will do before it acts.
+#: The names of the buttons of a page that shows a preview before it acts.
 CONFIRM, EDIT = "confirmed", "edit"
 
 
@@ -46,8 +46,8 @@ def object_view(
     Make a method a page of a row, at the row's address followed by the method's name.
 
     ``description`` is the label of its button. Users without ``permission``, which is named as in
-    ``@admin.action``, see no button and get no page. A page that makes an HTTP request is not
-    ``is_atomic``. A page that ``stays`` shows the result of its form itself.
+    ``@admin.action``, see no button and get no page. Set ``is_atomic=False`` for a page that makes
+    an HTTP request. Set ``stays=True`` for a page that shows the result of its form itself.
     """
 
     def decorate(page: _Page) -> _Page:
@@ -81,7 +81,7 @@ class ObjectViewsMixin(admin.ModelAdmin):
         return pages + super().get_urls()
 
     def offers(self, name: str, row: Any) -> bool:
-        """Tell whether the state of a row allows what the page is for."""
+        """Tell whether the state of a row allows the action of the page."""
         return True
 
     def render_change_form(
@@ -182,10 +182,10 @@ class ObjectViewsMixin(admin.ModelAdmin):
         """
         Return the response of ``act``; redirect to ``url`` if the form was already sent.
 
-        The token is used up in the transaction of the act. So the second click of a double click
-        waits for the first, and the same form can be sent again if the act fails, or if the page
-        asks for corrections. An act that is not atomic uses it up first. A form that is sent back
-        to be edited does not act.
+        The token is used up in the transaction of ``act``. So the second click of a double click
+        waits for the first. The form can be sent again if ``act`` fails, or if the form has errors.
+        Without ``is_atomic``, the token is used up before ``act``. The button that goes back to
+        edit the form uses up no token.
         """
         acts = _FORM_TOKEN in request.POST and EDIT not in request.POST
         if request.method != "POST" or not acts:

@@ -39,7 +39,7 @@ _REMOVED_AT_ONCE = 20_000
 
 
 class ReactivateForm(ReasonForm):
-    """Asks for the reason, and knows which stop the page showed."""
+    """Asks for the reason; ``stopped_on`` identifies the stop that the page has shown."""
 
     stopped_on = forms.CharField(widget=forms.HiddenInput)
 
@@ -112,7 +112,7 @@ class PartnerPages(ObjectViewsMixin):
 
     @object_view(_("Try this deal"), stays=True)
     def test_link(self, request: HttpRequest, partner: Partner) -> HttpResponse:
-        """Create a link whose visitor is a test, and show the latest links that were followed."""
+        """Create a test link, and show the latest test links that were followed."""
         form = LinkForm(request, request.POST if request.method == "POST" else None)
         for field in form.fields.values():
             field.widget.attrs["class"] = "vTextField"

@@ -54,7 +54,7 @@ _NOTHING = Numbers()
 
 
 class ByNumber(Value):
-    """Stands for a number that the database does not know, in the ordering of the list."""
+    """Stands in the ordering of the list for a number that the database cannot sort by."""
 
 
 def _numbers_column(column: Column) -> Callable[[Any], str]:
@@ -69,7 +69,7 @@ def _numbers_column(column: Column) -> Callable[[Any], str]:
 
 
 class PartnerChangeList(OfferedChangeList):
-    """A list of partners with their numbers. If it is sorted by these, then in Python."""
+    """A list of partners with their numbers, by which it is sorted in Python."""
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet) -> list[Any]:
         """Return the ordering for the database, without the numbers."""
@@ -112,7 +112,7 @@ class PartnerChangeList(OfferedChangeList):
 
     @property
     def sorting_currency(self) -> str:
-        """The currency of the amounts by which the list is sorted, if there is another."""
+        """The currency of the amounts by which the list is sorted; empty if there is only one."""
         sorting = (one for one in columns.REPORT_COLUMNS if one.name in self.sorted_by)
         for column in sorting:
             if column.currencies and len(column.currencies(self.total)) > 1:
@@ -130,7 +130,7 @@ class PartnerChangeList(OfferedChangeList):
             if isinstance(order, str)
         }
         rows = list(self.queryset.order_by().annotate(**by_field).values("pk", *by_field))
-        # By the last one first, since the sort is stable.
+        # By the last column first, since the sort is stable.
         for number, order in reversed(list(enumerate(self.full_ordering))):
             if _is_by_number(order):
                 value_of = self._value_of(order.expression.value)

@@ -87,7 +87,7 @@ class PartnerForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if (value := self.initial.get("minimum_payout")) is not None:
-            # A number, which is compared with the number that is typed.
+            # Not a text: the form compares it with the number that is typed.
             self.initial["minimum_payout"] = Decimal(f"{value.normalize():f}")
 
 
@@ -103,7 +103,7 @@ class PartnerRecord(_Admin):
             {"fields": ["window", "users", ("uid", "created_on")], "classes": ["collapse"]},
         ),
     ]
-    #: Short, because most of it can wait.
+    #: Short, because most details can be added later.
     add_fieldsets: Any = [
         (None, {"fields": ["name", "active", "email"]}),
         (
@@ -119,7 +119,7 @@ class PartnerRecord(_Admin):
     minimum_payout_display = money_column(*_MINIMUM, _("minimum payout"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Partner | None = None) -> Any:
-        """Leave the partner stopped: only the action that asks makes it active again."""
+        """Do not let the form reactivate a stopped partner: the action asks for a reason."""
         fields = super().get_readonly_fields(request, obj)
         return [*fields, "active"] if obj and obj.is_stopped else fields
 

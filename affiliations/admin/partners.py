@@ -66,7 +66,7 @@ _MAX_ENTRIES = 50
 @admin.register(Partner)
 class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, CreditPage, PartnerList):
     form = PartnerForm
-    # Not a select, which would list all users, nor an autocomplete, which needs an Admin of them.
+    # A select would list all users, and an autocomplete needs users to be registered in the Admin.
     raw_id_fields = ["users"]
     inlines = [SubscriptionInline, CodeInline]
     object_views = ["test_link", "settle", "credit", "secret", "page_link", "remove_clicks",
@@ -85,7 +85,7 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
-        """Protect a partner with visitors, with a message instead of a list of them."""
+        """Protect a partner with visitors: show a message, and not a list of the visitors."""
         protected = [
             gettext(
                 "%(partner)s has visitors and cannot be deleted. Make the partner inactive instead."
@@ -121,7 +121,7 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Show the first part of the page. What a form or a popup needs is the second, the deal."""
+        """Show the first part of the page; a popup or a sent form gets the second, the deal."""
         if request.method == "POST" or IS_POPUP_VAR in request.GET:
             return super().change_view(request, object_id, form_url, extra_context)
         panels = {"partner_link": self.link_panel, "partner_numbers": self.numbers_panel}
@@ -145,7 +145,7 @@ class PartnerAdmin(PartnerRecord, ChangesMixin, PartnerPages, SettlePage, Credit
         panels: Mapping[str, Callable[[HttpRequest, Partner], dict[str, Any]]],
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Return a part of the page: panels, each the name of a template and its context."""
+        """Return a part of the page; ``panels`` are functions by the names of their templates."""
         row: Any = self.get_object(request, unquote(object_id))
         if not self.has_view_permission(request, row):
             raise PermissionDenied

@@ -151,7 +151,7 @@ class PaymentsMixin(ObjectViewsMixin):
         paid_on: date,
         payment_reference: str,
     ) -> None:
-        """Enter a payment; those that are paid already keep theirs, unless it is a correction."""
+        """Enter a payment; paid statements keep theirs, unless this is a correction."""
         alias, new = db.write_alias(), (paid_on, payment_reference)
         chosen = Settlement.objects.using(alias).filter(pk__in=[one.pk for one in statements])
         by_old: defaultdict[tuple[Any, ...], list[Settlement]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The filters of the report: the period, the rows, and what it is limited to."""
+"""The filters of the report: period, interval, grouping and limits."""
 
 from __future__ import annotations
 
@@ -136,13 +136,13 @@ class ReportForm(forms.Form):
 
     @property
     def chosen_period(self) -> Period:
-        """The days, once the form is valid; a named one knows which period was before it."""
+        """The period, once the form is valid; a preset knows which period was before it."""
         since, until = self.cleaned_data["since"], self.cleaned_data["until"]
         return Period.preset(self.preset or "") or Period(since, until)
 
     @property
     def partners(self) -> Any:
-        """The partners to which the report is limited, if it is."""
+        """The partners to which the report is limited; ``None`` for all."""
         partner, group = self.cleaned_data["partner"], self.cleaned_data["group"]
         if partner is not None:
             return [partner] if not group or partner.group == group else []
@@ -163,7 +163,7 @@ class ReportForm(forms.Form):
 
     @property
     def is_by_partner(self) -> bool:
-        """Whether the report compares partners, of whom none is chosen."""
+        """Whether the report is grouped by partner and not limited to one partner."""
         data = self.cleaned_data
         return data["dimension"] == Dimension.PARTNER and data["partner"] is None
 

@@ -43,15 +43,15 @@ Status = Conversion.Status
 
 #: The name of the URL of the page.
 REVIEW_PAGE = "admin:affiliations_conversion_review"
-#: The number of conversions on a page: as many as can be looked at before they are decided.
+#: The number of conversions on a page: as many as staff can look at before they save.
 PER_PAGE = 25
-#: The maximum that is counted of the conversions that wait.
+#: The number up to which waiting conversions are counted.
 _MAX_COUNT = 1000
-#: The days of a partner's record.
+#: The number of past days in a partner's record.
 _DAYS = 90
 #: The number of reasons that a field suggests, and of rejections that they are taken from.
 _SUGGESTED, _REJECTIONS = 20, 200
-#: The length of the start of a partner's notes.
+#: The length to which a partner's notes are cut.
 _NOTES = 120
 
 
@@ -64,7 +64,7 @@ class DecisionForm(AmountForm):
         widget=forms.RadioSelect,
         required=False,
     )
-    #: What the page has shown of the conversion, see ``_hash()``.
+    #: A hash of the conversion as the page has shown it, see ``_hash()``.
     shown = forms.CharField(widget=forms.HiddenInput)
 
     def __init__(self, conversion: Conversion, data: Any = None) -> None:
@@ -127,7 +127,7 @@ class PartnerRecord(Counter[str]):
 
 
 class ReviewPage(RowActionsMixin, FactAdmin):
-    """The list's page for the conversions that need review."""
+    """The review queue, which the list of conversions links to."""
 
     #: The column of the list.
     payout_and_amount: Any
@@ -146,7 +146,7 @@ class ReviewPage(RowActionsMixin, FactAdmin):
         return super().changelist_view(request, context | (extra_context or {}))
 
     def review_view(self, request: HttpRequest) -> HttpResponse:
-        """Show the oldest conversions that need review, or those after one of them; decide them."""
+        """Show the oldest conversions that need review, or those after one; save decisions."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         after = as_key(request.GET.get("after", ""))
@@ -164,7 +164,7 @@ class ReviewPage(RowActionsMixin, FactAdmin):
         return self._response(request, [DecisionForm(row) for row in shown], context)
 
     def _decide(self, request: HttpRequest, after: int | None) -> HttpResponse:
-        """Decide what was chosen on the page; show the page again if something is missing."""
+        """Save the decisions of the page; show the page again if one of them has an error."""
         texts = request.POST.getlist("conversion")[:PER_PAGE]
         keys = [key for text in texts if (key := as_key(text)) is not None]
         rows = self._conversions(request).filter(pk__in=keys).order_by("pk")
@@ -182,7 +182,7 @@ class ReviewPage(RowActionsMixin, FactAdmin):
                 if form.conversion.needs_review
             ]
             return self._response(request, again, {"after": after})
-        # Before the transactions of the rows: what is done must not be done again.
+        # Before the transactions of the rows, so that the form cannot decide a row twice.
         if self.claim_form(request):
             self.row_actions["reject"].before_many(rows)
             done: Counter[str] = Counter()
@@ -213,14 +213,14 @@ class ReviewPage(RowActionsMixin, FactAdmin):
             return is_done
 
     def entered(self, conversion: Conversion, amount: Decimal, currency: str) -> str:
-        """Return the history's text of what is missing of a conversion, and is filled in now."""
+        """Return the text for the history: the amount or payout that was missing until now."""
         names = {"amount": money(amount, currency.strip().upper())}
         if conversion.needs_payout:
             return gettext("The payout is %(amount)s, entered manually.") % names
         return gettext("The amount is %(amount)s.") % names
 
     def _name_changed(self, request: HttpRequest, keys: Collection[int]) -> None:
-        """Say of each of these conversions how it has changed since the page was opened."""
+        """Show a message for each conversion that has changed since the page was opened."""
         rows = self._conversions(request).select_related("decided_by").filter(pk__in=keys)
         for row in rows if keys else ():
             if row.needs_review:
@@ -315,7 +315,7 @@ def _records(partners: Collection[int]) -> dict[int, PartnerRecord]:
 
 
 def _recent_reasons() -> list[str]:
-    """Return the reasons of the latest rejections of what needed review."""
+    """Return the reasons of the latest rejections of conversions that needed review."""
     rejected = Conversion.objects.filter(
         status=Status.REJECTED, review_reason__gt="", decided_via=Conversion.Via.PERSON
     )

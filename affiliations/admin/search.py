@@ -1,4 +1,4 @@
-"""The searches of the lists: whole values, which an index finds."""
+"""The search of the lists: it finds whole values only, so that an index finds them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("affiliations")
 
-#: The maximum of rows of another table that a search follows, the latest first, and of references
-#: that a function of the host returns.
+#: The maximum of rows of another table that a search looks up, the latest first. Also the maximum
+#: of references that are taken from ``AFFILIATE_SEARCH``.
 MAX_MATCHES = 200
 _MAX_USERS = 50
 #: A number with more digits may be too large for a primary key.
@@ -35,8 +35,8 @@ _MAX_DIGITS = 18
 _MAX_LENGTH = 255
 #: What people write around a number.
 _AROUND = " #№.,:;!?()[]<>\"'“”‘’«»"  # noqa: RUF001 -- quotation marks
-#: A word and a sign directly before a number, as in "No.10200" and "order#10200". Nothing else is a
-#: beginning, so that a long text takes linear time.
+#: A word and a sign directly before a number, as in "No.10200" and "order#10200". A match starts
+#: only at the beginning of the word, so that a long text takes linear time.
 _LABEL = re.compile(r"(?<![^\W\d_])(?<![#№.:°])[^\W\d_º]*[#№.:°º]+(?=\w)")
 
 
@@ -47,7 +47,7 @@ class Term(NamedTuple):
     references: list[str]
 
     def or_key(self, matching: Q, field: str = "pk") -> Q:
-        """Match also the rows that have what was typed as a key."""
+        """Match also the rows that have the typed number in ``field``, a primary or foreign key."""
         return matching if (key := as_key(self.text)) is None else matching | Q(**{field: key})
 
 
@@ -98,7 +98,7 @@ def quoted_references(text: str) -> list[str]:
 
 
 def _references_of_host(text: str) -> list[str]:
-    """Return what the function of the host finds; any exception is one of its own."""
+    """Return what ``AFFILIATE_SEARCH`` finds; it may raise any exception."""
     if settings.search is None:
         return []
     found: Any = settings.search(text)
@@ -115,11 +115,11 @@ def _references_of_host(text: str) -> list[str]:
 
 def users_found(text: str) -> list[Any]:
     """
-    Return the primary keys of the users with this name or e-mail address, of any user model.
+    Return the primary keys of the users with exactly this name or e-mail address.
 
-    Not with a part of it: the table of users may be long, and has no index for that. The case of an
-    address does not matter; an index on its lower case is used, if the host has one. If nothing is
-    found, usernames that are addresses are compared in any case too.
+    It does not search for a part: the table of users may be long, and has no index for that. The
+    case of an e-mail address does not matter; an index on its lower case is used, if the host has
+    one. If no user is found, usernames that are addresses are compared ignoring case too.
     """
     User = get_user_model()
     # The host's user model may have no such text fields.
@@ -144,7 +144,7 @@ def users_found(text: str) -> list[Any]:
 
 
 def latest(rows: QuerySet[Any], field: str = "pk") -> list[int]:
-    """Return a key of the latest rows, so that an index of another table can find them."""
+    """Return the keys in ``field`` of the latest rows, to look them up in another table."""
     return list(rows.order_by("-pk").values_list(field, flat=True)[:MAX_MATCHES])
 
 

@@ -1,4 +1,4 @@
-"""Settlements: the unsettled balances, settling them, and the statements."""
+"""Payout statements (settlements): their list, their pages, and their CSV files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SettlePage(ObjectViewsMixin):
     """The button on the page of a partner that leads to the balances of the partner."""
 
     def has_settle_permission(self, request: HttpRequest, obj: Partner | None = None) -> bool:
-        """Tell whether the user may settle, and this Admin site has the page for it."""
+        """Tell whether the user may create statements, and this Admin site has the page for it."""
         may_settle = request.user.has_perm("affiliations.add_settlement")
         return may_settle and self.admin_site.is_registered(Settlement)
 
@@ -73,7 +73,7 @@ class SettlementAdmin(ChangesMixin, BalancesAdmin):
         return rows.select_related("partner", "created_by")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Unlike other facts: the payment.
+        # Unlike other facts, because the payment can be entered and corrected.
         return admin.ModelAdmin.has_change_permission(self, request, obj)
 
     def render_change_form(

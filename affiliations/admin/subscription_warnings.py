@@ -1,4 +1,4 @@
-"""Warnings about what is valid in a subscription, but hardly intended."""
+"""Warnings about values of a subscription that are valid, but probably a mistake."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INACTIVE = _("This partner is inactive: clicks are not tracked and nothing new i
 
 
 def warn_of_subscriptions(request: HttpRequest, partner: Partner) -> None:
-    """Show a message about what is valid in a partner's subscriptions, but hardly intended."""
+    """Show the warnings about a partner's subscriptions as messages."""
     if not partner.active and not partner.is_stopped:
         messages.warning(request, INACTIVE)
     if not may_view(request, Subscription):
@@ -81,10 +81,10 @@ def _earning_change(form: ModelForm) -> tuple[int, int] | None:
     """Return how many customers gain and lose by a form; ``None`` if it changes no period."""
     after = form.instance
     if after.pk is None or "earns_for" not in form.initial:
-        return None  # It was removed or added, or is no subscription.
+        return None  # The row was removed or added, or is not a subscription.
     before = copy(after)
     before.earns_for, before.earns_months = form.initial["earns_for"], form.initial["earns_months"]
-    # Not the changed data: a form may be sent without the fields.
+    # Not "changed_data", which has the two fields also if the form was sent without them.
     if (before.earns_for, before.earns_months) == (after.earns_for, after.earns_months):
         return None
     return earning.count_changes(before, after, timezone.now()) if after.active else (0, 0)
@@ -143,7 +143,7 @@ def _states_nobody(trigger: str) -> bool:
 
 
 def _has_no_option(trigger: str, name: str) -> bool:
-    """Tell whether the settings name no such value; a receiver of the host's own may know one."""
+    """Tell whether the settings lack an option; a receiver of the host may do without it."""
     receivers = [entry[2] for entry in entries(trigger)]
     is_ours = receivers and all(own_receiver(receiver) for receiver in receivers)
     return bool(is_ours) and name not in options_of(trigger)

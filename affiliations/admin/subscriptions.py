@@ -88,7 +88,7 @@ class SubscriptionForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if (value := self.initial.get("payout_value")) is not None:
-            # A number, which is compared with the number that is typed.
+            # Not a text: the form compares it with the number that is typed.
             self.initial["payout_value"] = Decimal(f"{value.normalize():f}")
         method = self.instance.method
         for name in {"method", "earns_for"} & self.fields.keys():
@@ -238,7 +238,7 @@ class SubscriptionAdmin(BulkEditMixin, CallbackURLFieldMixin, ListAdmin):
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
-        """Protect a subscription with conversions, with a message instead of a list of them."""
+        """Protect a subscription with conversions or callbacks: show a message, and no list."""
         protected = [
             gettext(
                 "%(subscription)s has conversions or callbacks and cannot be deleted. Make the "

@@ -1,4 +1,4 @@
-"""The tables of numbers on pages of the Admin, and what a row of the report is called."""
+"""The tables of numbers on pages of the Admin, and the names of the report's rows."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def time_from_click(conversion: Conversion) -> str:
 
 
 def _url(model_admin: ObjectViewsMixin, request: HttpRequest, row: models.Model) -> str:
-    """Return the URL of the row of an entry; of an attempt, that on the page of its callback."""
+    """Return the URL of the row of an entry; for an attempt, its place on the callback's page."""
     if isinstance(row, CallbackAttempt):
         url = model_admin.link_url(row.callback)
         return f"{url}#attempts-group" if url else ""
