@@ -1,4 +1,4 @@
-"""What on this site keeps clicks, conversions or callbacks from happening, each with its cure."""
+"""Problems of this site that prevent clicks, conversions or callbacks, and how to solve them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LATE = timedelta(seconds=5)
 
 
 def problems() -> Iterator[str]:
-    """Yield what is wrong, in the order in which a first conversion needs it; a few queries."""
+    """Yield the problems in the order of the steps to a first conversion, with a few queries."""
     yield from _partners()
     yield from _subscriptions()
     yield from _callbacks()
@@ -32,7 +32,7 @@ def problems() -> Iterator[str]:
 
 
 def triggers(without: Collection[str] = ()) -> Iterator[str]:
-    """Yield what each trigger that counts waits for: an event that never comes has no row."""
+    """Yield for each counting trigger the event it waits for, of which the database has no row."""
     for name, signal, receiver, sender in (entry[:4] for entry in settings.triggers):
         if name in settings.counting_triggers and name not in without:
             yield (

@@ -1,1 +1,1 @@
-"""Notices by e-mail: the digest for staff, and what partners are told. See ``run.send()``."""
+"""Notices by e-mail: the digest for staff, and the notices to partners. See ``run.send()``."""

@@ -11,11 +11,12 @@ from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.validators import validate_email
 
-#: The connection broke. Not every ``OSError``: the refusals of servers and APIs are some, too.
+#: The errors of a broken connection. Not ``OSError``, which includes refusals by the server.
 _BROKEN = (SMTPServerDisconnected, ConnectionError, TimeoutError)
-#: The server closes the connection, such as after a number of e-mails (RFC 5321, 3.8).
+#: The reply of a server that closes the connection, such as after a number of e-mails (RFC 5321,
+#: 3.8).
 _CLOSING = 421
-#: After this number of e-mails in a row at which the connection broke, the server counts as down.
+#: If the connection breaks at this number of e-mails in a row, the server counts as down.
 _MAX_BROKEN = 3
 
 
@@ -52,7 +53,7 @@ class Mailer:
 
         Raises:
             ServerDown: If the server cannot be reached.
-            Exception: Any other, if this e-mail is refused.
+            Exception: If this e-mail is refused.
         """
         for recipient in message.to:
             # Django refuses line breaks; this refuses several addresses as well.
@@ -86,7 +87,7 @@ class Mailer:
         return None
 
     def _close(self) -> None:
-        # Whatever a server says at the end, the e-mails before it were accepted.
+        # An error at the end does not matter: the e-mails before it were accepted.
         with suppress(Exception):
             self._connection.close()
 

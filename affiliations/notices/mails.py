@@ -44,7 +44,7 @@ def to_partners(news: Sequence[News]) -> EmailMessage:
 
 def digest() -> Iterator[EmailMessage]:
     """Yield the digest for each of the recipients, if anything waits for staff."""
-    # Whoever is named twice gets one.
+    # An address that is listed twice gets one e-mail.
     recipients = dict.fromkeys(settings.notice_recipients)
     if not recipients:
         return
@@ -128,7 +128,7 @@ def _decided(decided: Decided | None) -> SimpleNamespace | None:
 
 
 def _conversion(conversion: Conversion) -> SimpleNamespace:
-    """Return what a notice shows of a conversion: some of what the partner's page does."""
+    """Return the values of a conversion in a notice, which are also on the partner page."""
     row = conversion_row(conversion)
     paid = row.payout is not None
     return SimpleNamespace(

@@ -1,8 +1,8 @@
 """
-What partners are to be told, by the rows that no notice has told of.
+The news for partners: the rows that no notice has mentioned yet.
 
 Each row has a flag, which is written with the decision or the statement. So a transaction that
-commits late is not missed, as it would be by the time of the last run.
+commits late is not missed. A comparison with the time of the last run would miss it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from affiliations.partner_pages.serializers import with_related
 
 #: The number of conversions that a notice lists; it counts all.
 LISTED = 50
-#: The maximum of addresses whose notices are collected and marked together.
+#: The maximum of addresses in a batch, whose notices are collected and marked together.
 ADDRESSES = 50
-#: The number of conversions after which no further address is added to them.
+#: The number of conversions after which no further address is added to a batch.
 _ROWS = 2000
 #: Rows that one statement changes.
 _CHUNK = 500
-#: How often what was told is written, should it fail.
+#: How often the app tries to write that a notice was sent.
 _TRIES = 3
 #: Conditions in one statement: SQLite allows a thousand.
 _CONDITIONS = 200
@@ -41,7 +41,7 @@ _CONDITIONS = 200
 
 @dataclass
 class Decided:
-    """The conversions with one status of a partner."""
+    """The conversions of a partner that have the same status."""
 
     keys: list[int] = field(default_factory=list)
     #: The payouts after adjustments, by currency.
@@ -56,11 +56,11 @@ class Decided:
 
 @dataclass
 class News:
-    """What a partner is to be told."""
+    """The news for one partner."""
 
     partner: Partner
     decided: defaultdict[str, Decided] = field(default_factory=lambda: defaultdict(Decided))
-    #: The first conversions of them.
+    #: The first ``LISTED`` of these conversions.
     listed: list[Conversion] = field(default_factory=list)
     statements: list[Settlement] = field(default_factory=list)
     failing: list[Subscription] = field(default_factory=list)
@@ -75,7 +75,7 @@ class News:
 
 
 class Backlog:
-    """The partners to whom something is due, at the beginning of a run."""
+    """The partners with news at the beginning of a run."""
 
     def __init__(self) -> None:
         self.is_first = not NoticeStart.objects.using(db.write_alias()).exists()
@@ -86,13 +86,13 @@ class Backlog:
             counts.update(set(_statements().order_by().values_list("partner", flat=True)))
         partners = _partners().order_by("pk").values_list("pk", "email")
         self._emails: dict[int, str] = dict(partners)
-        #: Those who get no notices.
+        #: The partners with news who get no notices.
         self.others = sorted(counts.keys() - self._emails.keys())
         failing = _failing().values_list("partner", flat=True)
         self._counts = counts | Counter(set(failing) & self._emails.keys())
 
     def batches(self) -> Iterator[list[list[News]]]:
-        """Yield, in batches, what is told to one address, which several partners may share."""
+        """Yield batches: the news for each address, which several partners may share."""
         batch: list[list[int]] = []
         rows = 0
         for partners in self._addresses():
@@ -130,9 +130,9 @@ def address_key(email: str) -> str:
 
 def collect(partners: Collection[Partner], *, failing_only: bool = False) -> list[News]:
     """
-    Read what partners are to be told, with a bounded number of queries.
+    Read the news for partners, with a bounded number of queries.
 
-    Of conversions and statements nothing is read if ``failing_only``.
+    Conversions and statements are not read if ``failing_only``.
     """
     found = {partner.pk: News(partner) for partner in partners}
     if not failing_only:
@@ -150,7 +150,7 @@ def collect(partners: Collection[Partner], *, failing_only: bool = False) -> lis
 
 def mark(told: Iterable[News]) -> None:
     """
-    Record that partners were told; what was decided otherwise meanwhile stays due.
+    Record that the notices were sent. A conversion with another status by now stays due.
 
     Each chunk is a transaction of its own.
     """
@@ -174,14 +174,14 @@ def mark(told: Iterable[News]) -> None:
 
 
 def begin() -> None:
-    """Leave out all that was decided before notices are sent for the first time."""
+    """Send no notices about anything that was decided before the first run."""
     for rows in (_conversions(), _statements()):
         _clear_all(rows)
     NoticeStart.objects.using(db.write_alias()).get_or_create(pk=1)
 
 
 def leave_out(partners: list[int]) -> None:
-    """Leave out what is due to partners who get no notices."""
+    """Clear the flags of the news for partners who get no notices."""
     for start in range(0, len(partners), _CHUNK):
         some = partners[start : start + _CHUNK]
         for rows in (_conversions(), _statements()):
@@ -208,7 +208,7 @@ def _clear(model: type[Conversion | Settlement], keys: list[int], *still: Any) -
 
 
 def _write(change: Callable[[], object]) -> None:
-    """Write what was told, again if a lock or a lost connection is in the way: it was sent."""
+    """Write that notices were sent; try again after a lock or a lost connection."""
     tries_left = _TRIES
     while True:
         try:
@@ -221,7 +221,7 @@ def _write(change: Callable[[], object]) -> None:
             close_old_connections()
 
 
-# From the database that is written to: after a replica's lag partners would be told twice.
+# All read from the database that is written to. A replica that lags would repeat notices.
 
 
 def _partners() -> Any:

@@ -1,8 +1,8 @@
 """
 A run: the digest to staff, then the notices to partners.
 
-A run holds a lease, so that of two at once one sends, and nothing is told twice. What was told is
-marked after each batch; if the process is killed before that, the next run tells that batch again.
+A run holds a lease, so that two runs at once do not send the same notices. After each batch, its
+rows are marked as sent; if the process is killed before that, the next run sends the batch again.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class _LeaseLost(Exception):
 
 def send() -> Result | None:
     """
-    Send what is to be told to staff and partners; ``None`` if another run is doing so.
+    Send the digest and the notices; return ``None`` if another run is sending them.
 
-    What the mail server does not accept is due in the next run. If the server cannot be reached,
-    the run ends, and everything that is left is due in the next run.
+    An e-mail that the mail server does not accept is due in the next run. If the server cannot be
+    reached, the run ends, and all other e-mails are due in the next run.
     """
     lease = Lease.begin("notices", LEASE)
     if lease is None:
@@ -108,7 +108,7 @@ class _Run:
         except ServerDown:
             raise
         except Exception as error:
-            # Not the error's text, which has the address.
+            # Not the error's text, which contains the address.
             logger.warning(
                 "The notice to %s was refused: %s.",
                 "staff" if partner is None else f"partner {partner}",

@@ -1,9 +1,9 @@
 """
 What the partner may see of callbacks: when, for what event, with what result, and what to do.
 
-A row names no customer: it has neither a reference nor an amount. Of a callback URL only the host
-is shown, since its path and query may have secrets, and of an error only its kind, since messages
-and the bodies of responses may have anything. None of these is read from the database.
+A row names no customer: it has neither a reference nor an amount. Of a subscription's callback URL
+only the host is shown, since the path and query may contain secrets. Of an error only the kind is
+shown. The URLs, messages and responses of callbacks are not even read from the database.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LATEST = 15
 
 Error, Status = CallbackAttempt.Error, Callback.Status
 
-#: The errors that staff read of "the partner's server", as the partner reads them.
+#: The errors whose texts for staff mention "the partner’s server", in words for the partner.
 _OWN_ERRORS: dict[str, Any] = {
     Error.TIMEOUT: _("your server did not respond in time"),
     Error.HTTP_STATUS: _("your server returned an error"),

@@ -29,8 +29,8 @@ from affiliations.reports.queries import report
 #: The number of characters of a reference that are shown, but never more than half of it.
 _SHOWN_CHARACTERS = 4
 
-#: Why clicks are filtered, in words for partners. Which of its rules has recognized a request that
-#: is no person's click is not told: it would help a partner to avoid the rule.
+#: Why clicks are filtered, in words for partners. The rules that recognize requests of bots and
+#: browsers have one text together: to know the rule would help a partner to avoid it.
 _NO_PERSON = _("not opened as a page by a person, such as by bots, link previews and frames")
 _FILTERED: dict[str, Any] = {
     **dict.fromkeys((Reason.HEAD, Reason.PREFETCH, Reason.SUBRESOURCE, Reason.BOT), _NO_PERSON),
@@ -57,7 +57,7 @@ def numbers(partner: Partner, period: Period, interval: Interval) -> ReportResul
     """
     Return the numbers of a period.
 
-    Revenue is left out if it is the sum of any amount that the partner's page does not show.
+    Revenue is left out if it includes an amount that the partner page does not show.
     """
     result = report(period, interval=interval, partners=[partner])
     if result.total.flat_orders:
@@ -130,7 +130,7 @@ def statement(settlement: Settlement) -> Iterator[SimpleNamespace]:
 
 
 def arrivals(found: Arrivals) -> list[tuple[Column, Arrivals]]:
-    """Return the rows of a table of the clicks that arrived, each a column and what it is of."""
+    """Return the rows of a table of arrived clicks: each a column, and the numbers it reads."""
     filtered: Counter[str] = Counter()
     for reason, count in found.filtered.items():
         filtered[str(_FILTERED.get(reason, _OTHER_REASONS))] += count

@@ -42,7 +42,8 @@ _LONGEST_PART = 40
 _FORMULA = "[=+@\uff1d\uff0b\uff0d\uff20-]"
 #: Invisible characters that may precede them.
 _UNSEEN = "[\\s\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*"
-#: The start of a cell, by the delimiter of the file; also if a program reads it with the other one.
+#: The start of a cell before a formula, by the delimiter of the file. It also matches what would be
+#: the start of a cell if a program reads the file with the other delimiter.
 _BEGINS = {
     delimiter: re.compile(f'((?:^|{other}"*){_UNSEEN})(?={_FORMULA})')
     for delimiter, other in (",;", ";,")
@@ -68,7 +69,8 @@ def as_csv(
     client disconnects.
     """
     pieces = _Pieces(header, () if request.method == "HEAD" else rows)
-    # Under WSGI Django would first collect an asynchronous iterator, under ASGI any other.
+    # Django would collect the whole file first: an asynchronous iterator under WSGI, and a
+    # synchronous one under ASGI.
     is_asynchronous = isinstance(request, ASGIRequest)
     return _CSVResponse(
         _from_a_thread(pieces) if is_asynchronous else pieces,
@@ -79,13 +81,13 @@ def as_csv(
 
 
 def file_name(*parts: object) -> str:
-    """Join parts to a name that is safe on every system, such as ``report-2026-10-01``."""
+    """Join parts into a name that is safe on every system, such as ``report-2026-10-01``."""
     words = (_UNSAFE.sub(_dashed, unicodedata.normalize("NFC", str(part))) for part in parts)
     return "-".join(filter(None, (word[:_LONGEST_PART].strip("-._") for word in words)))
 
 
 def _dashed(unsafe: re.Match[str]) -> str:
-    """Replace characters by a hyphen, but for the vowels and accents of many scripts."""
+    """Replace characters by a hyphen, but keep the vowel signs and accents of many scripts."""
     kinds = groupby(unsafe[0], lambda character: unicodedata.category(character)[0] == "M")
     return "".join("".join(characters) if are_marks else "-" for are_marks, characters in kinds)
 

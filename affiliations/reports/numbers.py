@@ -80,7 +80,7 @@ class Numbers:
     revenue: dict[str, Decimal] = field(default_factory=dict)
     #: How many of these conversions have an order value, by its currency.
     orders: dict[str, int] = field(default_factory=dict)
-    #: How many of these pay no percentage of the order value.
+    #: How many of these conversions pay no percentage of the order value.
     flat_orders: int = 0
     #: The conversions and the payouts of visitors who came by a code on an order, and so without a
     #: click. The rates by click leave them out.
@@ -163,7 +163,7 @@ class Sums(NamedTuple):
 
 
 def _add(sums: dict[str, Decimal], currency: str, amount: Decimal | None) -> None:
-    """Add an amount; one without a currency is no money."""
+    """Add an amount, unless it has no currency."""
     if amount is not None and currency:
         sums[currency] = sums.get(currency, Decimal(0)) + kept(amount)
 

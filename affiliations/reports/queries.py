@@ -131,7 +131,7 @@ def _result(query: ReportQuery) -> ReportResult:
         return clicks[(key[0], None) if by_trigger else key]
 
     def sort_key(key: Key) -> tuple[date, bool, int, int, str]:
-        """Sort by time, then by clicks, then by conversions, and all others last."""
+        """Sort by time, then by clicks, then by conversions; the row ``Others`` is the last."""
         is_others = isinstance(key[1], Others)
         return (
             key[0] or date.min,
@@ -258,7 +258,7 @@ class ReportQuery:
             raise ValueError("A report can have only one sub id.")
 
     def limited(self, limit: int) -> ReportQuery:
-        """Return the same report with rows of the first groups only, and one of all others."""
+        """Return the same report with rows for the first groups, and one row for all others."""
         if self.dimension is None:
             return self
         found = self._first_groups(self.dimension, limit, self._counted())
@@ -310,7 +310,7 @@ class ReportQuery:
         )
 
     def adjustments(self) -> Iterator[tuple[Key, Sums]]:
-        """Of a conversion that was rejected and reopened, the sum of all kinds is what is left."""
+        """Sum up all kinds: a rejection and a later approval cancel each other out."""
         rows = self._of_conversions(
             Adjustment.objects.filter(conversion__is_test=False), "conversion__"
         ).exclude(conversion__status=Status.REJECTED)
@@ -459,7 +459,7 @@ class ReportQuery:
         if dimension is Dimension.GROUP:
             name = f"{path}partner__group"
             if label:
-                # Daily totals outlive their partner, whom a join would miss.
+                # Daily totals are kept when their partner is deleted. A join would lose them.
                 partners = Partner.objects.filter(pk=OuterRef("partner_id")).values("group")
                 rows = rows.annotate(partner_group=Coalesce(Subquery(partners), Value("")))
                 name = "partner_group"
@@ -475,7 +475,7 @@ class ReportQuery:
         if self.others is None:
             return {"is_other": Value(0), "group": F(name)}
         is_own = When(**{f"{name}__in": self.groups}, then=0)
-        # NULL may be a group, but is in no list.
+        # NULL may be a group, but SQL's IN never matches it.
         is_null = When(**{f"{name}__isnull": True}, then=int(None not in self.groups))
         return {
             "is_other": Case(is_null, is_own, default=1),

@@ -31,9 +31,10 @@ from affiliations.models.visitor import SUB_IDS
 BATCH = 100_000
 #: Longer than any transaction of a request.
 MARGIN = timedelta(hours=1)
-#: The maximum of rows by sub id that a purge leaves of a partner's day.
+#: The maximum of rows by sub id that a purge leaves for a partner and day.
 LABELS = 20
-#: The same after clicks were removed: visitors of that day are still in their own table.
+#: The same after clicks were removed. It is higher, because visitors of that day are still in their
+#: own table.
 _MORE_LABELS = 1000
 
 #: ``DailyClicks.sub_id`` by the field of ``Visitor`` that is the label; 0 stands for the total.
@@ -147,7 +148,7 @@ def blank(state: RollupState, visitors: Iterable[Visitor]) -> None:
 
 def remove(state: RollupState, partner: Partner, visitors: Iterable[Visitor]) -> None:
     """
-    Count visitors of a partner who are about to be deleted as filtered clicks.
+    Count visitors of a partner as filtered clicks before they are deleted.
 
     Call ``tidy()`` when all are deleted.
     """
@@ -160,7 +161,7 @@ def remove(state: RollupState, partner: Partner, visitors: Iterable[Visitor]) ->
 
 
 def tidy(partner: Partner, period: Period) -> None:
-    """Write the totals of a partner's days anew from which visitors were removed."""
+    """Rewrite the totals of the days of a partner from which visitors were removed."""
     rows = DailyClicks.objects.using(db.write_alias()).filter(
         partner=partner, day__range=(period.first, period.last), count__lt=0
     )
@@ -173,7 +174,7 @@ def compact() -> None:
     Reduce the rows of each partner and day from which visitors were purged.
 
     The total and the most frequent sub ids are kept, at most ``LABELS``, and the numbers of all
-    others are added up. Of the filtered clicks, the slots of earlier days are added up.
+    others are added up. The slots of filtered clicks are added up too, for days before yesterday.
     """
     alias = db.write_alias()
     days = DailyClicks.objects.using(alias).order_by().values_list("partner_id", "day")
@@ -194,7 +195,7 @@ def compact() -> None:
 
 
 def _compact(partner: int, day: date, labels: int) -> None:
-    """Write the totals of a partner's day anew, with at most this number of rows by sub id."""
+    """Rewrite the totals of a partner and day, with at most this number of rows by sub id."""
     with locked_state():
         rows = DailyClicks.objects.using(db.write_alias()).filter(partner_id=partner, day=day)
         sums = {"counts": Sum("count"), "purges": Sum("purged")}

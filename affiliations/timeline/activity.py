@@ -26,7 +26,8 @@ from affiliations.models import (
 from affiliations.timeline.conversions import decision, recorded
 from affiliations.timeline.entries import Entry, arrivals, callback_entries, filtered, uncredited
 
-#: The number of the newest uncredited triggers whose last time is looked at: no index has it.
+#: The number of the newest uncredited triggers that are sorted by their last time, which has no
+#: index.
 _NEWEST = 1_000
 #: How far back uncredited triggers of one partner are looked for.
 _RECENT = timedelta(days=30)

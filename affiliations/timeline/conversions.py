@@ -71,7 +71,7 @@ def _code(conversion: Conversion) -> str:
 
 
 def lost_to_code(conversion: Conversion) -> Entry:
-    """Return that another partner's code has come before the click of this visitor."""
+    """Return the entry of a visitor whose click lost the conversion to another partner's code."""
     names = {
         "trigger": conversion.trigger,
         "conversion": conversion.pk,

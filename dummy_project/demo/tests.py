@@ -1,4 +1,4 @@
-"""Tests of the demo: its browser, and its handling of sites that stop, and of its own end."""
+"""Tests of the demo: its browser, its sites, and how it ends."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ class EndingTests(SimpleTestCase):
     """Ctrl-C while the demo waits."""
 
     def setUp(self) -> None:
-        """Let the test run with the signal handlers that it finds, and leave them."""
+        """Restore the signal handlers after the test."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.command = demo.Command(stdout=io.StringIO())
         self.site = Mock(spec=Site, url="http://127.0.0.1/")
 
     def wait(self, received_by: Callable[..., list[dict[str, str]]]) -> None:
-        """Wait, with what a partner has received."""
+        """Let the demo wait, with a stub for what the partner has received."""
         link = patch.object(demo.deal, "page_of_partner", return_value="http://127.0.0.1/")
         with link, patch.object(demo, "received_by", received_by):
             self.command._wait(self.site, self.site, self.site, Path("logs"))

@@ -198,7 +198,7 @@ class PaymentWebhookTests(ShopTestCase):
         return self.notify(payment_id="pay_2", renewal=True, **notice)
 
     def customer_of_a_partner_with_an_earning_period(self) -> User:
-        """Give the order a user, whose referral has ended, and the partner a long deal."""
+        """Give the order a user whose referral has ended, and the partner an earning period."""
         user = User.objects.create_user("reader")
         Order.objects.filter(pk=self.order.pk).update(user=user)
         Conversion.objects.update(user=user)

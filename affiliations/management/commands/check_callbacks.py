@@ -75,7 +75,7 @@ class Command(BaseCommand):
 
 
 class Figures(NamedTuple):
-    """What the command prints. Prometheus gets the names with a prefix, JSON as they are."""
+    """The figures that the command prints. For Prometheus, each name has a prefix."""
 
     callbacks_due: int
     callbacks_oldest_due_seconds: float

@@ -92,18 +92,18 @@ class Command(ProgressCommand):
         self.stdout.write(f"{summary.delivered} delivered, {summary.failed} failed.")
 
     def _log_to_stdout(self) -> None:
-        """Log for the supervisor, unless the host has said where to."""
+        """Log to standard output, for a supervisor, unless the host has configured a handler."""
         if not logger.hasHandlers():
             handler = logging.StreamHandler(self.stdout)
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             logger.addHandler(handler)
-            # With DEBUG also what the console would have: see ``logs.tell()``.
+            # With DEBUG, include the messages that the console would show, see ``logs.tell()``.
             logger.setLevel(logging.DEBUG if django_settings.DEBUG else logging.INFO)
 
     def _report(self, now: Summary) -> None:
         """Show the numbers: on a terminal at once, in the log once a minute."""
         numbers = f"{now.delivered} delivered, {now.failed} failed"
-        if not logs.is_told():  # Each callback has a line, which would follow the numbers.
+        if not logs.is_told():  # Otherwise each callback is logged, and would break the line.
             self.show(numbers)
         if time.monotonic() - self._logged_at >= self.LOG_EVERY:
             self._logged_at = time.monotonic()

@@ -69,7 +69,7 @@ class Command(BaseCommand):
         has_visitors = any(isinstance(entry.about, Visitor) for entry in entries)
         if not has_visitors and (link := site_state.example_link()):
             found.append(f"Follow a partner’s link in a browser: {link}")
-        # Of more events, an older one may have been that of the trigger.
+        # If there are more events, an older one may be that of the trigger.
         fired = {
             entry.about.trigger
             for entry in entries
@@ -127,7 +127,7 @@ class Command(BaseCommand):
             self._write(f"  - {text}")
 
     def _write(self, text: str) -> None:
-        # A file that a shell on Windows writes has no arrows: it is in cp1252.
+        # On Windows, output that a shell writes to a file is in cp1252, which has no arrows.
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
         line = one_line(text).encode(encoding, "backslashreplace")
         self.stdout.write(line.decode(encoding))

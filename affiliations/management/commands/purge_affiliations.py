@@ -80,7 +80,7 @@ class Command(ProgressCommand):
             rows = [maintenance.delivered_before(before)]
             self._purge("delivered callbacks", rows, batches, dry_run=dry_run)
         if not dry_run:
-            # Few, and of no interest to anybody.
+            # These rows are few, so they need neither batches nor a message.
             alias = db.write_alias()
             SentForm.objects.using(alias).filter(sent_on__lt=_ago(SENT_FORM_DAYS)).delete()
             filtered = RecentFilteredClick.objects.using(alias)

@@ -80,14 +80,14 @@
         };
         fields.addEventListener("input", update);
         document.getElementById("aff-link-submit").hidden = true;
-        // The link above has changed already.
+        // The link is shown without sending the form.
         document.getElementById("aff-link-form").addEventListener("submit", (event) => {
             event.preventDefault();
             update();
         });
     };
 
-    /** Keep the totals of the selected balances, and the first reference, as the form says. */
+    /** Update the totals of the selected balances, and the first reference, when the form changes. */
     const makeBalancesLive = (form) => {
         const boxes = [...form.querySelectorAll("[name=balance]")];
         const all = document.getElementById("aff-all");

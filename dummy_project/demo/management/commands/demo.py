@@ -134,7 +134,8 @@ class Command(BaseCommand):
     def _wait(self, shop: Site, partner: Site, provider: Site, folder: Path) -> None:
         """Print the guide, and then each callback as the partner receives it, until a signal."""
         signals: list[int] = []
-        # They raise nothing here: while Python finalizes an object, it drops an exception.
+        # The handlers only note the signal: Python drops an exception that is raised while it
+        # finalizes an object.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: signals.append(number))
         guide = GUIDE.format(
@@ -190,8 +191,8 @@ def _use_database(path: str) -> None:
 
 
 def _begin(database: Path, fresh: bool) -> str:
-    """Delete the data of earlier runs if it should be; return what to say about it."""
-    # Not whether there is a file: the system checks have opened the database.
+    """Delete the data of earlier runs if ``fresh``; return the message to print."""
+    # The file alone means nothing: the system checks have opened the database.
     has_data = bool(connection.introspection.table_names())
     connection.close()
     if fresh:
