@@ -273,7 +273,7 @@ class TestThePreview:
         counted(reference="A-1")
         page = send(staff, "A-1, 60")
         page = staff.post(page_url(), {"shown": page.context["shown"][:-1], "confirmed": "yes"})
-        assert "The list has been cut on the way. Paste it again." in shown(page)
+        assert "The list was not received completely. Paste it again." in shown(page)
         assert not Adjustment.objects.exists()
 
 

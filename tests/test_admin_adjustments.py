@@ -152,7 +152,7 @@ class TestAdjustingByHand:
         # Whatever the subscription says by now.
         Subscription.objects.update(payout_type="percent", payout_value=50)
         page = staff.get(address(conversion, "adjust"))
-        assert "The payout follows by the rule of the conversion: 10 %." in shown(page)
+        assert "The payout is calculated by the rule of the conversion: 10 %." in shown(page)
         filled = seen(page, amount=amount, payout=payout, reason="Two came back")
         page = staff.post(address(conversion, "adjust"), filled)
         assert not Adjustment.objects.exists()

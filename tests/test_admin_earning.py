@@ -126,7 +126,7 @@ def test_the_page_of_a_subscription_says_whom_a_change_affects(
     page = staff.post(url(rule), form | {"earns_for": "months", "earns_months": "1"}, follow=True)
     assert "Later orders of 2 customers are no longer credited." in told(page)
     page = staff.post(url(rule), form | {"earns_for": "months", "earns_months": "2"}, follow=True)
-    assert "The new earning period changes nothing for the customers so far." in told(page)
+    assert "The new earning period changes nothing for existing customers." in told(page)
     rule.refresh_from_db()
     assert (rule.earns_for, rule.earns_months) == ("months", 2)
     page = staff.post(url(rule), form | {"earns_for": "months", "earns_months": "2",
@@ -138,7 +138,7 @@ def test_an_inactive_subscription_affects_nobody(staff: Client, rule: Subscripti
     Subscription.objects.update(active=False)
     rule.refresh_from_db()
     page = staff.post(url(rule), as_stored(rule, earns_for="always"), follow=True)
-    assert "The new earning period changes nothing for the customers so far." in told(page)
+    assert "The new earning period changes nothing for existing customers." in told(page)
 
 
 def test_the_page_of_a_partner_says_it_too(staff: Client, rule: Subscription) -> None:

@@ -34,7 +34,7 @@ from tests.testapp.models import Newsletter
 pytestmark = pytest.mark.django_db
 
 User = get_user_model()
-FAILED = "AFFILIATE_SEARCH, the function of this site that searches further, failed."
+FAILED = "AFFILIATE_SEARCH, this site’s own search function, failed."
 
 
 @pytest.fixture

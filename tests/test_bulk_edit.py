@@ -49,7 +49,7 @@ def test_the_action_asks_and_changes_nothing(staff: Client, rows: list[Subscript
     page = ask(staff, *rows)
     text = shown(page)
     assert "You selected 2 subscriptions." in text
-    assert "Conversions so far keep their payout" in text
+    assert "Existing conversions keep their payout" in text
     assert page.text.count("Leave as it is") == 4
     assert not page.context["form"].is_bound
 

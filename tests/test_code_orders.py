@@ -650,13 +650,13 @@ def test_the_timelines_of_both_partners_say_that_the_code_beat_the_click(
     assert conversion is not None
     assert (
         f"“Order placed” was credited to {code.partner} as conversion {conversion.pk}, by the code "
-        "steepnotes on the order, which comes before this click. The reference is A-7."
+        "steepnotes on the order, which takes precedence over this click. The reference is A-7."
     ) in told(other)
     assert "No trigger has fired" not in told(other)
     winner = told(conversion.visitor)
     assert (
-        "It was credited by the code steepnotes on the order, which comes before the click of "
-        f"visitor {other} from {other.partner}."
+        "It was credited by the code steepnotes on the order, which takes precedence over the "
+        f"click of visitor {other} from {other.partner}."
     ) in winner
     assert ("by a code on an order, without a click." in winner) is not is_known
     assert "replaced" not in told(other) + winner

@@ -146,7 +146,8 @@ class TestHowItStands:
 
     def test_may_stand_behind_another_where_the_first_click_wins(self, settings: Any) -> None:
         said = (
-            "First click model: an earlier click in the same browser is credited before this click."
+            "First click model: an earlier click in the same browser takes precedence over this "
+            "click."
         )
         assert said not in story(VisitorFactory())[-1]
         settings.AFFILIATE_ATTRIBUTION_MODEL = "first_click"

@@ -102,7 +102,7 @@ class TestAFile:
             (name, "cup@example.org", random_uid(name), "", False, ["partner-17"]),
         ]
         assert printed == (
-            "Partners created: 4, changed: 0, as in the file: 0. Codes added: 3.\n"
+            "Partners created: 4, changed: 0, unchanged: 0. Codes added: 3.\n"
             "Inactive: 2. The clicks of these are not tracked.\n"
         )
 
@@ -111,7 +111,7 @@ class TestAFile:
         before = stored(), list(Partner.objects.order_by("pk").values())
         for update in (False, True):
             assert run(FILE, update=update) == (
-                "Partners created: 0, changed: 0, as in the file: 4. Codes added: 0.\n"
+                "Partners created: 0, changed: 0, unchanged: 4. Codes added: 0.\n"
             )
             assert (stored(), list(Partner.objects.order_by("pk").values())) == before
 
@@ -119,7 +119,7 @@ class TestAFile:
         printed = run(FILE, dry_run=True)
         assert printed.startswith(
             "Nothing was imported. This would be: Partners created: 4, changed: 0, "
-            "as in the file: 0. Codes added: 3."
+            "unchanged: 0. Codes added: 3."
         )
         assert stored() == []
 
@@ -353,7 +353,7 @@ class TestAPartnerThatExists:
     ) -> None:
         Partner.objects.update(group="Bloggers", notes="Pays late")
         file = "uid,name,email,group,active\nmoox6esi,Steep Notes,,,\n"
-        assert "as in the file: 1." in run(file)
+        assert "unchanged: 1." in run(file)
         assert stored()[0][1:5] == ("anna@steep.example", "moox6esi", "Bloggers", True)
         run("uid,name\nmoox6esi,Steep Nodes\n", update=True)
         assert Partner.objects.get().notes == "Pays late"

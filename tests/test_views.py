@@ -642,7 +642,7 @@ class TestTheClicks:
         told = {
             "Arrived": "59",
             "Counted": "4",
-            "Not opened as a page by a person, such as by bots, link previews and frames": "34",
+            "Not opened as a page by a person, but for example by a bot or a link preview": "34",
             "The same visitor clicked the same link again": "6",
             "The visitor did not agree to tracking": "5",
             "Your tracking link was inactive": "4",

@@ -119,7 +119,7 @@ class AdjustListPage(AdjustPage):
             try:
                 shown = signing.loads(request.POST["shown"], salt=_SALT)
             except signing.BadSignature:
-                text = gettext("The list has been cut on the way. Paste it again.")
+                text = gettext("The list was not received completely. Paste it again.")
                 self.message_user(request, text, messages.ERROR)
         if shown and EDIT not in request.POST:
             return self._adjust_all(request, shown)

@@ -56,7 +56,7 @@ class AdjustForm(forms.Form):
         amount, payout = self.fields["amount"], self.fields["payout"]
         label = gettext("the order is now worth, in %(currency)s")
         amount.label = label % {"currency": conversion.currency}
-        label = gettext("payout by hand, in %(currency)s")
+        label = gettext("payout entered manually, in %(currency)s")
         payout.label = label % {"currency": conversion.payout_currency}
         payout.help_text = gettext("Leave empty for the payout that follows from the amount.")
         if conversion.is_in_two_currencies:
@@ -65,7 +65,7 @@ class AdjustForm(forms.Form):
         elif conversion.is_custom and conversion.depends_on_amount:
             amount.help_text = gettext("The payout changes in proportion to the amount.")
         elif conversion.depends_on_amount:
-            text = gettext("The payout follows by the rule of the conversion: %(rule)s.")
+            text = gettext("The payout is calculated by the rule of the conversion: %(rule)s.")
             amount.help_text = text % {"rule": payout_value_display(None, conversion)}
         else:
             amount.help_text = gettext("The payout does not depend on the amount.")

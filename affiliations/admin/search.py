@@ -76,8 +76,8 @@ class ExactSearch(admin.ModelAdmin):
         except Exception:
             logger.exception("AFFILIATE_SEARCH failed.")
             note = gettext(
-                "AFFILIATE_SEARCH, the function of this site that searches further, failed. The "
-                "reason is in the log. Only what the app itself finds is shown."
+                "AFFILIATE_SEARCH, this site’s own search function, failed. The reason is in the "
+                "log. Only what the app itself finds is shown."
             )
             self.message_user(request, note, messages.WARNING, fail_silently=True)
         return queryset.filter(self.search(Term(text, list(dict.fromkeys(references))))), False

@@ -62,7 +62,7 @@ def of_earning(forms: Iterable[ModelForm]) -> list[str]:
         return []
     gained, lost = (sum(counts) for counts in zip(*changes, strict=True))
     if not gained and not lost:
-        return [gettext("The new earning period changes nothing for the customers so far.")]
+        return [gettext("The new earning period changes nothing for existing customers.")]
     gain = ngettext(
         "Later orders of %(count)s customer are credited from now on.",
         "Later orders of %(count)s customers are credited from now on.",

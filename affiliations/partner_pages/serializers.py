@@ -31,7 +31,7 @@ _SHOWN_CHARACTERS = 4
 
 #: Why clicks are filtered, in words for partners. The rules that recognize requests of bots and
 #: browsers have one text together: to know the rule would help a partner to avoid it.
-_NO_PERSON = _("not opened as a page by a person, such as by bots, link previews and frames")
+_NO_PERSON = _("not opened as a page by a person, but for example by a bot or a link preview")
 _FILTERED: dict[str, Any] = {
     **dict.fromkeys((Reason.HEAD, Reason.PREFETCH, Reason.SUBRESOURCE, Reason.BOT), _NO_PERSON),
     Reason.AGENT: _("opened by an AI agent, not by a person"),

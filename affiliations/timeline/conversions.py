@@ -64,8 +64,8 @@ def _code(conversion: Conversion) -> str:
         text = _("It was credited by the code %(code)s on the order.")
         return conversion.code and text % {"code": conversion.code}
     text = _(
-        "It was credited by the code %(code)s on the order, which comes before the click of "
-        "visitor %(visitor)s from %(partner)s."
+        "It was credited by the code %(code)s on the order, which takes precedence over the click "
+        "of visitor %(visitor)s from %(partner)s."
     )
     return text % {"code": conversion.code, "visitor": beaten, "partner": beaten.partner}
 
@@ -81,7 +81,7 @@ def lost_to_code(conversion: Conversion) -> Entry:
     text = join(
         _(
             "“%(trigger)s” was credited to %(partner)s as conversion %(conversion)s, by the code "
-            "%(code)s on the order, which comes before this click."
+            "%(code)s on the order, which takes precedence over this click."
         )
         % names,
         reference_text(conversion.reference),

@@ -45,7 +45,10 @@ def arrivals(visitor: Visitor) -> Iterator[Entry]:
     if visitor.source == Visitor.Source.API:
         text = _("Your own code registered visitor %(visitor)s for %(partner)s, without a click.")
     elif visitor.is_by_code:
-        text = _("Visitor %(visitor)s came to %(partner)s by a code on an order, without a click.")
+        text = _(
+            "Visitor %(visitor)s was registered for %(partner)s by a code on an order, without a "
+            "click."
+        )
     elif visitor.entry_point:
         text = _("Visitor %(visitor)s clicked a link of %(partner)s to %(url)s.")
     is_by_link = visitor.entry_point and visitor.source == Visitor.Source.LINK

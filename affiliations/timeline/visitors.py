@@ -181,7 +181,8 @@ def _present(visitor: Visitor, now: datetime) -> Entry:
         and not visitor.is_test
         and not has_conversions
         and _(
-            "First click model: an earlier click in the same browser is credited before this click."
+            "First click model: an earlier click in the same browser takes precedence over this "
+            "click."
         ),
         status % names,
         *(_earning_period(rule, first_on, now) for rule, first_on in periods),

@@ -26,7 +26,7 @@ logger = logging.getLogger("affiliations")
 class Command(ProgressCommand):
     help = (
         "Approves conversions whose hold period has ended, and sends all due callbacks, including "
-        "retries and callbacks of a worker that died. Also tries again what triggers could not do "
+        "retries and callbacks of a worker that died. Also tries again the triggers that failed "
         "because of the database."
     )
 

@@ -31,8 +31,8 @@ _NO_ROW = (
 
 class Command(BaseCommand):
     help = (
-        "Says what happened and why: clicks, conversions, uncredited triggers, decisions and "
-        "callbacks, each with what to do about it. Without an option, that of the last hour."
+        "Explains clicks, conversions, uncredited triggers, decisions and callbacks: what "
+        "happened, why, and what to do about it. Without an option, it explains the last hour."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -60,7 +60,7 @@ class Command(BaseCommand):
                 ) from error
         self.stdout.write(
             f"{'Nothing was imported. This would be: ' if dry_run else ''}"
-            f"Partners created: {len(plan.created)}, changed: {len(plan.changed)}, as in the file: "
+            f"Partners created: {len(plan.created)}, changed: {len(plan.changed)}, unchanged: "
             f"{plan.unchanged_count}. Codes added: {len(plan.codes)}."
         )
         if inactive := sum(not partner.active for partner in plan.created):

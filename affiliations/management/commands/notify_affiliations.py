@@ -10,8 +10,8 @@ from affiliations.notices import mails, run
 
 class Command(BaseCommand):
     help = (
-        "Sends notices by e-mail: to staff what waits for them, and to partners who agreed to "
-        "notices what was approved and rejected, new statements, and that their server fails. Run "
+        "Sends notices by e-mail. Staff learn what waits for them. Partners who agreed to notices "
+        "learn of approved and rejected conversions, new statements, and callbacks that fail. Run "
         "it once a day."
     )
 

@@ -14,8 +14,8 @@ from affiliations.models import Partner
 
 class Command(ProgressCommand):
     help = (
-        "Removes the clicks of a partner in a period, such as a flood, that have no conversion. "
-        "Reports then show them as filtered clicks."
+        "Removes the clicks of a partner in a period that have no conversion, for example after a "
+        "flood of clicks by bots. Reports then show them as filtered clicks."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -20,7 +20,7 @@ class Command(ProgressCommand):
             "--rebuild",
             action="store_true",
             help="Delete the totals and count again. Use it after a change of TIME_ZONE, or after "
-            "visitors were inserted, changed or deleted by other code than this app.",
+            "visitors were inserted, changed or deleted by code other than this app.",
         )
         parser.add_argument(
             "--batch",
