@@ -30,15 +30,15 @@ _bound: ContextVar[dict[str, HttpRequest]] = (
 )
 _NOTHING: dict[str, HttpRequest] = {}
 
-#: The attribute of a request that has left the middleware: a reference to its response, which is
-#: ``None`` once that is closed. A background task has a copy of the context, in which the request
-#: stays bound, but the request is the same object.
+#: The attribute of a request with a weak reference to its response, set when the request leaves the
+#: middleware. The reference returns ``None`` once the response is closed. It is not in the context,
+#: since a background task has a copy of that, in which the request stays bound.
 _RESPONSE = "_affiliations_response"
 
 
 def bind(request: HttpRequest) -> HttpRequest | None:
     """
-    Bind a request to ``tls.request``; return the outer one if it is served inside another.
+    Bind a request to ``tls.request``; return the outer request, inside which it is served, if any.
 
     ``until_closed()`` or ``end()`` must follow. These are functions because a context manager would
     take twice as long, in each request of the site.
@@ -52,14 +52,14 @@ def until_closed(
     request: HttpRequest, outer: HttpRequest | None, response: HttpResponseBase
 ) -> HttpResponseBase:
     """
-    Keep a request bound until its response is closed, or collected without being closed.
+    Keep a request bound until its response is closed, or garbage-collected without being closed.
 
     If the response is streamed, the request is bound whenever a part of the body is made, since
     other requests may be served in between.
     """
     request.__dict__[_RESPONSE] = ref(response)
-    # Django closes the request with its response, even if another middleware has replaced that.
-    # A method, since a partial takes three times as long, in each request of the site.
+    # Django closes the request with the response, even if another middleware has replaced the
+    # response. A method, since a partial takes three times as long, in each request of the site.
     close = MethodType(_close, request) if outer is None else partial(_close, request, outer)
     request.close = close  # type: ignore[method-assign]
     if response.streaming:
@@ -69,7 +69,7 @@ def until_closed(
 
 
 def end(request: HttpRequest, outer: HttpRequest | None) -> None:
-    """Let a request count no longer, and bind the outer one again."""
+    """Mark a request as ended, and bind the outer one again."""
     request.__dict__[_RESPONSE] = _closed
     _unbind(outer)
 
@@ -95,11 +95,12 @@ def _close(request: HttpRequest, outer: HttpRequest | None = None) -> None:
 
 
 def _stream(request: HttpRequest, response: StreamingHttpResponse) -> None:
-    # A file stays as it is: servers have a faster way to send one.
+    # A file is not wrapped: servers have a faster way to send it.
     if getattr(response, "file_to_stream", None) is None:
         body: Any = _async_body if response.is_async else _body
         response.streaming_content = body(request, response, response.streaming_content)
-    # If the visitor leaves early, Django closes the generator of the view before the request.
+    # Django closes the view's generator before the request, if the browser disconnects early. The
+    # request is bound again first, so that the generator can use it.
     closers = response._resource_closers  # type: ignore[attr-defined] # missing in the stubs
     closers.insert(0, partial(bind, request))
 
@@ -107,7 +108,11 @@ def _stream(request: HttpRequest, response: StreamingHttpResponse) -> None:
 def _body(
     request: HttpRequest, response: HttpResponseBase, parts: Iterator[bytes]
 ) -> Iterator[bytes]:
-    """Yield a body. The argument ``response`` keeps alive a response that has been replaced."""
+    """
+    Yield the parts of a body, each made while the request is bound.
+
+    ``response`` is not used, but kept alive here if another middleware has replaced it.
+    """
     try:
         while True:
             with binding(request):
@@ -117,14 +122,14 @@ def _body(
                     return
             yield part
     finally:
-        # Not only when the response is closed: Django does not close one whose body has failed.
+        # Here as well, since Django does not close a response whose body has failed.
         request.__dict__[_RESPONSE] = _closed
 
 
 async def _async_body(
     request: HttpRequest, response: HttpResponseBase, parts: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
-    """Do what ``_body()`` does."""
+    """Yield the parts of an async body, as ``_body()`` does."""
     try:
         while True:
             with binding(request):
@@ -155,15 +160,15 @@ def response_of(request: HttpRequest) -> HttpResponseBase | None:
 
 
 def _closed() -> None:
-    """Stand for the reference to a response that is closed."""
+    """Return ``None``, as a weak reference to a closed response does."""
 
 
 def real_request(request: HttpRequest | None) -> HttpRequest | None:
     """
     Return the request behind ``tls.request``, or ``None`` if that proxy is unbound.
 
-    Triggers written for 0.12 pass the proxy on. An unbound proxy is not ``None``, and raises on any
-    use except ``type()``.
+    Receivers written for 0.12 pass the proxy on. An unbound proxy is not ``None``, and almost any
+    use of it except ``type()`` raises ``RuntimeError``.
     """
     kind: type = type(request)
     if kind is LocalProxy:
@@ -175,9 +180,9 @@ def unwrapped(request: HttpRequest) -> HttpRequest:
     """
     Return Django's own request if a framework, such as Django REST framework, has wrapped it.
 
-    The middleware sees only Django's request, so the state must be kept on that one. A cache that
-    has seen only the wrapper, such as ``cache_page()`` on a method of an API view, stores no page:
-    its response does not vary yet.
+    The middleware sees only Django's request, so the state is kept there. ``cache_page()`` on a
+    method of an API view sees only the wrapper. It must not store the response, which does not vary
+    by cookie yet.
     """
     inner = cast("HttpRequest", getattr(request, "_request", request))
     if inner is not request and getattr(request, "_cache_update_cache", False):

@@ -45,13 +45,13 @@ from affiliations.tracking.landing_pages import (
 
 logger = logging.getLogger("affiliations")
 
-#: Bytes that a URL must escape. Servers refuse them, but none may get into a response header.
+#: Bytes that a URL must escape. Most servers refuse them, but none may get into a response header.
 _CONTROLS = re.compile(rb"[\x00-\x20\x7f]")
 #: The query string in a path whose "?" was lost or encoded: the first name with a value.
 _LOST_QUERY = re.compile(r"[?&]([^/?&=]*=.*)", re.DOTALL)
-#: The longest link that is parsed. It has space for full columns, percent-encoded.
+#: The longest link that is parsed. Values that fill their columns fit in, even percent-encoded.
 _MAX_LINK = 32_768
-#: The bytes of an unknown uid that are read.
+#: How many bytes of an unknown uid are read.
 _MAX_UID = 1_000
 #: The part of an absolute URL before its path. A URL in the query is not matched.
 _SITE = re.compile(r"\A\s*[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
@@ -60,14 +60,14 @@ _SCHEMES = ("http", "https")
 _LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
 #: What a browser accepts first for an image, a film, a sound or a style sheet.
 _BACKGROUND_TYPES = ("image/", "video/", "audio/", "text/css")
-#: What the user agents of AI agents have in common that open pages for a person. The crawlers that
-#: read pages for a search or to train a model are known as crawlers.
+#: Parts of the user agents of AI agents that open pages for a person. ``_is_crawler()`` knows the
+#: crawlers that read pages for a search engine or to train a model.
 _AGENTS = re.compile(
     r"-User\b|PerplexityUser|Google-?Agent\b|meta-externalfetcher|AmazonBuyForMe|Nova-?Act\b"
     r"|AgentCore|ChatGPT Agent\b|OAI-Operator",
     re.IGNORECASE,
 )
-#: The patterns take longer than a query, and many browsers have the same user agent.
+#: Cached, since the patterns take longer than a query and many browsers share a user agent.
 _is_crawler = lru_cache(maxsize=1_000)(is_crawler)
 #: Parts of user agents and the names of their browsers. The first match counts, since most browsers
 #: also name Chrome and Safari.
@@ -83,19 +83,19 @@ _BROWSERS = {
 }
 
 
-#: Returns how to recognise the names of the parameter with the uid.
+#: Returns the function that tells whether a query string may have the parameter with the uid.
 _may_name = prepared(Settings.query_string_keys, query_strings.may_name)
 
 
 class Click:
-    """A click on a partner's link, by the URL of this request or of an earlier one."""
+    """A click on a partner's link: in this request, in an earlier one, or stated by code."""
 
     def __init__(self, request: HttpRequest, path: str, link: FollowedLink) -> None:
         self.request = request
         # A request line may contain a whole URL, which some servers pass on as the path.
         self.path = f"/{path.removeprefix('/')}"
         self.link = link
-        #: The uid as it is given, which may not be that of a partner.
+        #: The uid as it is in the link. It may belong to no partner.
         self.uid = link.uids[0].value
         self.referrer = ""
         #: Whether the browser says that a page of this site has led to the link.
@@ -120,7 +120,7 @@ class Click:
         """
         Return the click of a request whose URL has lost its ``?``: ``/page&affiliate_id=x``.
 
-        Only to be asked of a path without a page: an ordinary path may contain the same text.
+        Call it only for a path without a page, since an ordinary path may contain the same text.
         """
         if request.method not in ("GET", "HEAD") or "//" in request.path:
             return None
@@ -141,7 +141,8 @@ class Click:
         click.referrer = referring_page(
             request.headers.get("Referer", "").encode("latin-1", "replace")
         )
-        # A service worker is of the same origin as the page that it fetches. The referrer is kept.
+        # A service worker always has the same origin as the page that it fetches. In that case only
+        # the referrer says where the link was.
         click.is_same_origin = (
             request.headers.get("Sec-Fetch-Site") == "same-origin"
             and not click._is_fetched_by_worker()
@@ -153,7 +154,7 @@ class Click:
         """
         Return the click on ``link``; ``None`` if it is not a partner's link.
 
-        Only its path and query are used, so the page is one of this site.
+        Only its path and query are used, so the page is always on this site.
         """
         if len(link) > _MAX_LINK:
             return None
@@ -165,7 +166,7 @@ class Click:
 
     @classmethod
     def stated(cls, request: HttpRequest, uid: bytes) -> Click:
-        """Return a click that code states, by the uid that a link would have."""
+        """Return a click that the host's code states, with the uid that a link would have."""
         return cls(request, "", FollowedLink(b"", [Uid(uid)], {}))
 
     @property
@@ -220,11 +221,11 @@ class Click:
         accepted = headers.get("Accept", "")
         if accepted.startswith(_BACKGROUND_TYPES) and "text/html" not in accepted:
             return Reason.SUBRESOURCE
-        # Cut, because the patterns take a time that grows with the square of the length.
+        # Cut, since the time that the patterns take grows with the square of the length.
         user_agent = _user_agent(self.request)[:1_000]
         if not settings.ignore_bots:
             return None
-        # An agent that uses an ordinary browser says so only where it signs its requests.
+        # An agent in an ordinary browser can only be recognized if it signs its requests.
         if _AGENTS.search(user_agent) or headers.get("Signature-Agent"):
             return Reason.AGENT
         return Reason.BOT if _is_crawler(user_agent) else None
@@ -235,7 +236,7 @@ class Click:
         return next(filter(None, signed), None)
 
     def _is_quoted_printable(self) -> bool:
-        """Tell whether the uid is that of a partner only if the link is in quoted-printable."""
+        """Tell whether the uid belongs to its partner only if the link is in quoted-printable."""
         whose = self.partner.uid.encode() if self.partner else b""
         uids = self.link.uids
         by_uid = [uid.is_quoted_printable for uid in uids if uid.value.startswith(whose)]
@@ -245,12 +246,12 @@ class Click:
         return len(plain) < len(uids) and (PartnerCode.objects.find_partner(*plain) != self.partner)
 
     def _is_navigation(self) -> bool:
-        """Tell whether a page is opened; without Sec-Fetch headers it may be."""
+        """Tell whether the browser opens a page, as is assumed without Sec-Fetch headers."""
         headers = self.request.headers
         destination = headers.get("Sec-Fetch-Dest", "document")
         if destination == "document" or self._is_fetched_by_worker():
             return True
-        # Other sites load links in the background for a commission that they have not earned.
+        # Cookie stuffing: other sites load links in the background for an unearned commission.
         if headers.get("Sec-Fetch-Site") == "cross-site":
             return False
         if destination == "empty":
@@ -278,8 +279,9 @@ def stored_texts(ids: Mapping[str, bytes], *, entry_point: str, referrer: str) -
     """
     Return texts of a referral as they are stored, by field of ``Visitor``.
 
-    Long ones are cut, and those that are not text or cannot be stored are empty. ``ids`` has all of
-    ``CLICK_FIELDS``. ``lost_click_id`` is among the fields if there is a reason.
+    Long texts are cut. A text that is not UTF-8, or that the database cannot store, becomes empty.
+    ``ids`` has a value for each of ``CLICK_FIELDS``. If the click id is not stored,
+    ``lost_click_id`` says why.
     """
     texts = {name: _decoded(value) for name, value in ids.items()}
     texts |= {"entry_point": entry_point, "referrer": referrer}
@@ -292,10 +294,10 @@ def stored_texts(ids: Mapping[str, bytes], *, entry_point: str, referrer: str) -
 
 def stated_entry_point(request: HttpRequest, raw: bytes) -> str:
     """
-    Return the URL of a landing page that code states, as that of a link is stored.
+    Return the URL of a landing page that the host's code states, as it is stored.
 
-    The uid is removed, personal data is redacted, and only the path and query are kept if the site
-    makes no valid URL. A URL of more than 32 KB is not stored, nor the partner's own page.
+    The uid is removed and personal data is redacted. Without a valid scheme and host, only the path
+    and query are kept. The result is empty for a URL of more than 32 KB and for a partner page.
     """
     url, _, _ = _decoded(raw).partition("#")
     if not url or len(raw) > _MAX_LINK:
@@ -315,7 +317,7 @@ def _escaped_path(path: str) -> str:
 
 
 def _page_url(site: str, path: str, page: LandingPage, query: bytes) -> str:
-    """Return the URL of a landing page; only its path if the site makes no valid URL."""
+    """Return the URL of a landing page; only path and query if ``site`` is not valid."""
     location = _location(redacted_path(path, page), redacted_query(query))
     path = quote(location, safe="!#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", encoding="latin-1")
     scheme, _, authority = site.lower().partition("://")
@@ -356,11 +358,11 @@ def refuse(
     rival: Visitor | None = None,
 ) -> None:
     """
-    Log a click that is filtered, send the signal, and add it to the filtered clicks.
+    Log a filtered click, send ``click_filtered``, and count it in ``FilteredClicks``.
 
-    The last two happen after the commit, so that the row of the filtered clicks is not locked by a
-    transaction of the host. Of a test link, staff see the reason, and the ``rival`` in the way.
-    ``uid`` is that of the link, if it is at hand.
+    The signal is sent and the click is counted after the commit, so that a transaction of the host
+    does not keep the counter's row locked. A click on a test link is not counted: staff see its
+    reason, and the ``rival``, the open referral in its way. ``uid`` is that of the link, if known.
     """
     given = uid or (b"" if partner is None else partner.uid.encode())
     logs.tell(
@@ -419,7 +421,7 @@ def _user_agent(request: HttpRequest | None) -> str:
 
 
 def on_host(request: HttpRequest | None) -> str:
-    """Return the host for a log: a browser keeps a session for each, such as for localhost."""
+    """Return the host for a log message, since a browser has a separate session for each host."""
     host = "" if request is None else request.META.get("HTTP_HOST", "")
     return host and f" on {host}"
 
@@ -440,9 +442,9 @@ def _id_keys() -> dict[str, str]:
 
 def referring_page(raw: bytes) -> str:
     """
-    Return the URL of the referring page, without user, query, fragment, e-mail addresses.
+    Return the URL of the referring page, without user, query and fragment; empty if not valid.
 
-    A URL of more than 32 KB is not stored.
+    E-mail addresses in the path are redacted. A URL of more than 32 KB is not stored.
     """
     try:
         parts = urlsplit(_decoded(raw) if len(raw) <= _MAX_LINK else "")
@@ -457,12 +459,12 @@ def referring_page(raw: bytes) -> str:
 
 
 def _is_host(netloc: str) -> bool:
-    """Tell whether a host, maybe with a port, can be part of a URL; ALLOWED_HOSTS may be "*"."""
+    """Tell whether a host, with or without a port, is valid: ALLOWED_HOSTS may accept any."""
     try:
         parts = urlsplit(f"//{netloc}")
         host, port = parts.hostname or "", parts.port
         labels = host.removesuffix(".").split(".")
-        # As in browsers: a name that ends with a number is an address of IPv4.
+        # As in browsers, a name that ends with a number is an IPv4 address.
         if netloc.startswith("[") or labels[-1].isdecimal():
             ip_address(host.removesuffix("."))
     except ValueError:

@@ -43,7 +43,7 @@ def agrees(request: HttpRequest) -> bool | None:
 
 
 def arrive(request: HttpRequest, partner: Partner, facts: dict[str, Any]) -> Visitor | None:
-    """Register the deferred clicks, and then this one, by its fields of ``Visitor``."""
+    """Register the deferred clicks, and then the click with these fields of ``Visitor``."""
     _register_deferred(request)
     return visitors.register(request, partner, **facts)
 

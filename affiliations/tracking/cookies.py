@@ -2,7 +2,8 @@
 The signed cookie that remembers a visitor after a logout and after the end of the session.
 
 It is used only if ``AFFILIATE_COOKIE_NAME`` is set. It contains the visitor's id and fingerprint,
-signed with ``SECRET_KEY``. A cookie with a wrong signature, or one of an earlier key, is deleted.
+signed with ``SECRET_KEY``. A cookie that neither this key nor one of ``SECRET_KEY_FALLBACKS`` has
+signed is deleted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MAX_AGE = timedelta(days=400)
 
 
 def remembered(request: HttpRequest) -> Remembered | None:
-    """Return the visitor in the cookie, unless something else is there."""
+    """Return the visitor's id and fingerprint from the cookie, if it is valid."""
     if is_absent(request):
         return None
     if (state := RequestState.of(request)).cookie is not ...:
@@ -85,7 +86,7 @@ def write(state: RequestState, response: HttpResponseBase) -> None:
 
 
 def _sent(request: HttpRequest) -> Mapping[str, str]:
-    """Return the cookies of a request; none if a test has made it of something else."""
+    """Return the cookies of a request; none if a test has set ``COOKIES`` to something else."""
     sent = getattr(request, "COOKIES", None)
     return sent if isinstance(sent, Mapping) else {}
 

@@ -24,8 +24,8 @@ from affiliations.conf import settings
 #: What stands in a URL instead of personal data. A URL may contain these characters unescaped.
 REDACTED = "(redacted)"
 
-#: An e-mail address, from the last character before its "@" on. Wide characters are included.
-#: Its domain may have any other character beyond ASCII: vowel signs, or bytes of another encoding.
+#: An e-mail address, from the character before its "@" on. The full-width forms of "@" and "." are
+#: included. The domain may have any other non-ASCII character, such as a vowel sign.
 _ADDRESS = re.compile(
     r"[^\s@\uff20\ufe6b][@\uff20\ufe6b](?:\[|localhost\b|"
     r"[^\s@\uff20\ufe6b\x00-,/:-?\[-^`{-\x7f]*[.\uff0e\u3002\uff61][^\W\d][^\s\x00-@\[-`{-\x7f])"
@@ -33,9 +33,9 @@ _ADDRESS = re.compile(
 #: Characters that separate the parameters of a URL inside a value.
 _SEPARATORS = re.compile("[?&;#]")
 _WITH_SEPARATORS = re.compile(f"({_SEPARATORS.pattern})")
-#: How many times a value is decoded. What is still encoded then has something to hide.
+#: How many times a value is decoded. A value that is still encoded then counts as personal.
 _DEPTH = 5
-#: How many paths above one without a page are looked up.
+#: How many parent paths are looked up for a path without a page.
 _PARENTS = 4
 
 
@@ -85,7 +85,7 @@ def redacted_query(query: bytes) -> bytes:
     for raw, name, value in query_strings.raw_pairs(query):
         if _is_personal(name, ()):
             pairs.append(mark)
-        # With the name, before which something may stand: "&amp;token=", ";token=".
+        # Together with the name, which other text may precede: "&amp;token=", ";token=".
         elif value and _is_personal(raw.decode(errors="replace"), names):
             pairs.append(raw.partition(b"=")[0] + b"=" + mark)
         else:
@@ -143,7 +143,7 @@ def _candidates(request: HttpRequest, path: str) -> Iterator[tuple[str, str, str
 
 
 def _above(path: str) -> Iterator[str]:
-    """Yield the nearest paths above, but not the root, which has no token."""
+    """Yield the nearest parent paths, but not the root, which has no token."""
     for _ in range(_PARENTS):
         path = path[: path.rstrip("/").rfind("/") + 1]
         if len(path) < 2:
@@ -153,12 +153,12 @@ def _above(path: str) -> Iterator[str]:
 
 def _redacted_spans(match: ResolverMatch, path: str, offset: int) -> Iterator[tuple[int, int]]:
     """
-    Yield where a path has the values of redacted names.
+    Yield the start and end of each value in a path whose name is to be redacted.
 
-    ``match.kwargs`` has converted values, which need not look as in the path.
+    The values in ``match.kwargs`` are converted, and may differ from the text of the path.
     """
-    position = 1  # Behind the slash of the root.
-    # The last of the patterns that were tried are those that matched, from outside in.
+    position = 1  # After the leading slash.
+    # The last list of tried patterns has those that matched, beginning with the outermost.
     for pattern in (match.tried or [[]])[-1]:
         found = pattern.pattern.regex.search(path[position:])
         for name in found.re.groupindex:

@@ -1,4 +1,4 @@
-"""Referrals that code states: of an app, a call centre, or the checkout of an agent."""
+"""Referrals that the host's code states: of an app, a call centre, or the checkout of an agent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
     from django.contrib.auth.models import User
 
-#: Stands for what is no text: like bytes of a link that are not UTF-8.
+#: Replaces a value that is not text: bytes that are not UTF-8, as a link may have them.
 _NO_TEXT = b"\xff"
 
 
@@ -42,20 +42,20 @@ def refer(
     """
     Register a visitor of a partner without a click on the partner's link.
 
-    For an app, a call centre or the checkout of an agent. The referral counts as a click, and is
-    not judged by the headers of the request. Within the dedupe window the same referral, of the
-    same browser or user, returns the same visitor. Texts are stored as those of a link: long ones
-    are cut, and what is not valid text is left out. A client may have sent any of them, so they
-    raise nothing, whatever their type. A failure is logged, and raised only if it has ended your
-    own transaction.
+    Use it for an app, a call centre or the checkout of an AI agent. The referral counts as a click,
+    and the headers of the request do not filter it. Within the dedupe window, the same referral of
+    the same browser or user returns the same visitor. Texts are stored as those of a link are: long
+    ones are cut, and invalid ones are left out. They may come from a client, so none raises an
+    exception, whatever its type. A failure is logged, and raised only if it has ended your own
+    transaction.
 
     Args:
-        partner_or_code: A partner, or the uid or code that links have, of a test link as well. A
-            blank one costs nothing.
+        partner_or_code: A partner, or a uid or code as in a link, also that of a test link. A blank
+            one costs no query.
         user: The customer; by default the user of the request, except on a staff page.
-        request: The customer's request, also one that a framework has wrapped. Their browser
-            remembers the visitor, as after a click, and ``AFFILIATE_CONSENT`` is asked. A request
-            of another user than ``user``, or on a staff page, remembers nobody.
+        request: The customer's request, also one that a framework has wrapped. The browser
+            remembers the visitor, as after a click, if ``AFFILIATE_CONSENT`` agrees. The request is
+            ignored on a staff page, and if another user than ``user`` is logged in.
         click_id: The partner's own id of the click.
         sub1: A sub id of the partner; ``sub2`` to ``sub5`` are the others.
         sub2: See ``sub1``.
@@ -70,11 +70,11 @@ def refer(
         agreed to be remembered. While they have not decided, the referral waits for consent.
 
     Raises:
-        TypeError: If ``user`` is neither a user nor empty.
+        TypeError: If ``user`` is neither a user nor ``None``.
     """
     user = _customer(user)
     if (request := binding.real_request(request)) is not None:
-        # A cache must not answer the next visitor, whose code may be another.
+        # A cache must not answer the next visitor, who may have another code.
         RequestState.ask_if_cacheable(request)
     known = partner_or_code if isinstance(partner_or_code, Partner) else None
     code = known.uid.encode() if known else _raw(partner_or_code).strip()
@@ -137,7 +137,7 @@ def _request_of_customer(request: HttpRequest | None, user: User | None) -> Http
 def _facts(
     click: Click, ids: Mapping[str, object], referrer: object, entry_point: object
 ) -> dict[str, Any]:
-    """Return the stated texts as fields of ``Visitor``, and what the uid says."""
+    """Return the stated texts as fields of ``Visitor``, and the nonce of a test link."""
     texts = clicks.stored_texts(
         {name: _raw(value) for name, value in ids.items()},
         entry_point=clicks.stated_entry_point(click.request, _raw(entry_point)),

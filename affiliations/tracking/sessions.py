@@ -17,23 +17,23 @@ from affiliations.conf import settings
 from affiliations.models import Visitor
 
 #: A click that waits for consent: the partner's uid, and the fields of the visitor's row. Not the
-#: key, which is another partner's in another database.
+#: partner's primary key, which may belong to another partner in another database.
 DeferredClick = tuple[str, dict[str, Any]]
 
 #: What a browser remembers: the id of a visitor, and the fingerprint of the row.
 Remembered = tuple[int, str]
 
-#: Tests of the host may set a dict, which is read and written like a session of Django's.
+#: The host's tests may set a dict, which is read and written like a session.
 Session = SessionBase | MutableMapping[str, Any]
 _SESSIONS = (SessionBase, MutableMapping)
 
-#: The maximum of deferred clicks, and of their characters as JSON: a session may be stored in a
-#: cookie of 4 KB, in which the host needs space as well.
+#: The maximum number of deferred clicks, and of their characters as JSON. A session may be stored
+#: in a cookie of 4 KB, in which the host needs space as well.
 _MAX_CLICKS, _MAX_CHARACTERS = 5, 3_000
 
 
 def remembered(request: HttpRequest) -> Remembered | None:
-    """Return the visitor in the session, unless something else is there; may read the session."""
+    """Return the visitor's id and fingerprint, if they are valid. This may read the session."""
     if (session := _session(request)) is None:
         return None
     visitor_id, fingerprint = session.get(settings.session_key), session.get(_fingerprint_key())
@@ -44,7 +44,7 @@ def remembered(request: HttpRequest) -> Remembered | None:
 
 
 def is_absent(request: HttpRequest) -> bool:
-    """Return whether it is certain, without reading the session, that it has no visitor."""
+    """Tell, without reading the session, whether it certainly has no visitor."""
     session = _session(request)
     if session is None:
         return True
@@ -82,7 +82,7 @@ def defer(request: HttpRequest, click: DeferredClick) -> Sequence[DeferredClick]
     """
     Keep a click until the visitor decides; return the clicks for which there is no space.
 
-    Those are the oldest ones, or the latest if the first click wins; but tests before real clicks.
+    Tests are dropped first, then the oldest clicks, or the latest ones if the first click wins.
     """
     session = _writable_session(request)
     if session is None or _size([click]) > _MAX_CHARACTERS:
@@ -111,7 +111,7 @@ def _deferred_key() -> str:
 
 
 def _fingerprint_key() -> str:
-    # Beside the id, which is an integer for hosts that read it, as in 0.12.
+    # A key of its own: the host may read the id, which is an integer as in 0.12.
     return f"{settings.session_key}_fingerprint"
 
 
@@ -128,7 +128,7 @@ def _session(request: HttpRequest) -> Session | None:
 
 
 def _writable_session(request: HttpRequest) -> Session | None:
-    """Return the session, which a value would start; ``None`` if the request has none."""
+    """Return the session, even one not started yet; ``None`` if the request has none."""
     session = getattr(request, "session", None)
-    # A test may have set a text or a mock, of which it only needs that it is there.
+    # A test may have set a dummy, such as a text or a mock.
     return session if isinstance(session, _SESSIONS) else None

@@ -1,4 +1,4 @@
-"""Which pages are those of staff, who act for others."""
+"""Recognize the pages on which staff act for other users."""
 
 from __future__ import annotations
 

@@ -39,13 +39,13 @@ class RequestState:
     is_private: bool = False
     #: Whether Django's cache middleware would have stored the response.
     is_cacheable: bool = False
-    #: Functions that restore session and cookie, each with the connection of the transaction that
-    #: has not been committed yet.
+    #: Functions that restore session and cookie after a rollback, each with the connection of its
+    #: transaction. A commit removes the function.
     rollbacks: dict[Callable[[], None], BaseDatabaseWrapper] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: HttpRequest) -> RequestState:
-        # Each save in the request asks, so this does without existing().
+        # Each save in the request calls this, so existing() is not called here.
         state: RequestState | None = request.__dict__.get(STATE)
         if state is None:
             state = request.__dict__[STATE] = cls()
@@ -57,36 +57,37 @@ class RequestState:
 
     @property
     def is_visitor_unknown(self) -> bool:
-        """Whether the visitor must be looked up, also because ``succeed()`` has closed it since."""
+        """Whether the visitor must be looked up, at first or because it is not open any more."""
         if self.visitor is ...:
             return True
         return self.visitor is not None and not self.visitor.is_open
 
     @classmethod
     def ask(cls, request: HttpRequest) -> RequestState:
-        """Return the state, and let the response vary by cookie, whether or not one is sent."""
+        """Return the state, and let the response vary by cookie, even if the request has none."""
         state = cls.of(request)
         state.is_asked = True
         if (response := binding.response_of(request)) is not None:
-            # It is a middleware outside of ours that asks.
+            # The caller is a middleware outside of ours.
             _vary(response)
         elif request.__dict__.get("_cache_update_cache"):
-            # A cache inside of ours, such as cache_page(), gets the response before it varies.
+            # A cache inside of ours, such as cache_page(), gets the response before it varies, and
+            # must not store it.
             state.is_cacheable, request._cache_update_cache = True, False  # type: ignore[attr-defined] # Django's
         return state
 
     @classmethod
     def ask_if_cacheable(cls, request: HttpRequest) -> None:
-        """Do what ``ask()`` does, for code that shows no visitor, but must run for each."""
+        """Do what ``ask()`` does for a GET or HEAD, so that the caller runs for each visitor."""
         if getattr(request, "method", None) in ("GET", "HEAD"):
             cls.ask(request)
 
     def leave(self, request: HttpRequest, response: HttpResponseBase) -> None:
-        """Tell caches for whom the response is."""
+        """Set the headers that tell caches who may get the response."""
         if self.is_asked:
             _vary(response)
         if self.is_private:
-            # Not for the next browser without a cookie, which would become the same visitor.
+            # Otherwise the next browser without a cookie would become the same visitor.
             patch_cache_control(response, private=True)
         if self.is_cacheable:
             request._cache_update_cache = True  # type: ignore[attr-defined] # Django's
@@ -95,8 +96,8 @@ class RequestState:
         """
         Restore session and cookie to their present state if the transaction is rolled back.
 
-        Django saves the session even then. It would contain the key of a row that does not exist,
-        and the database may give this key to the next visitor.
+        Django saves the session even then. Its visitor id would belong to no row, and the database
+        may give the same id to the next visitor.
         """
         session, cookie = sessions.snapshot(request), self.cookie
 

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 #: The places where a browser remembers a visitor. The session comes first.
 _STORES = (sessions, cookies)
-#: The number of a buyer's latest visitors among which that of a code is looked for.
+#: How many of a buyer's latest visitors are searched for the referral of a code.
 _LATEST = 50
 
 
@@ -62,14 +62,14 @@ def register(
     ``facts`` are fields of ``Visitor``: ``entry_point``, ``click_id``, ``sub1`` and so on. A click
     on the same link within the dedupe window returns the current visitor, and so does a test link
     that does not count. Without a session and a cookie the row is written, but later requests
-    cannot find it. ``request`` is ``None`` if code refers a customer who is not in this browser,
-    who may be known by ``user``.
+    cannot find it. ``request`` is ``None`` if the host's code refers a customer of another browser;
+    ``user`` may then identify the customer.
     """
     if test_nonce is not None:
         referred_on = referred_on or timezone.now()
         return _register_test(request, partner, user, test_nonce, referred_on, facts)
     if referred_on is not None:
-        # The time of a deferred click identifies it, as two requests may register it at once.
+        # Two requests may register a deferred click at once. Its time identifies it.
         same_click = _visitors().filter(partner=partner, is_test=False, referred_on=referred_on)
         if (visitor := same_click.filter(**facts).first()) is not None:
             _remember(request, visitor)
@@ -77,20 +77,20 @@ def register(
     referred_on = referred_on or timezone.now()
     current = _current(request)
     if current is None and user is not None:
-        # Such as of an app on a phone, which keeps neither session nor cookie.
+        # For example, an app on a phone keeps neither session nor cookie.
         current = visitor_of_user(user)
     # A real click takes the place of a test.
     competitor = None if current is None or current.is_test else current
     if (
         competitor is not None
-        # A click from elsewhere is more than an earlier one from the site itself.
+        # A click from elsewhere is no duplicate of one from the site itself: it replaces that one.
         and (is_internal or not competitor.is_internal)
         and _is_duplicate(competitor, partner, referred_on, facts)
     ):
         clicks.refuse(request, partner, Reason.DUPLICATE_CLICK)
         _set_user(competitor, user)
         return competitor
-    # A click from the site itself displaces no other, and any other displaces it.
+    # A click from the site itself replaces no other click, and any other click replaces it.
     competitor_stays = competitor is not None and (
         is_internal or (settings.first_click_wins and not competitor.gives_way)
     )
@@ -145,7 +145,7 @@ def find(visitor_id: int | None) -> Visitor | None:
 
 
 def remembered_visitors(request: HttpRequest) -> list[Visitor]:
-    """Return the visitors of the session and the cookie; forget what is no visitor's, or gone."""
+    """Return the visitors of the session and the cookie; forget those whose row does not exist."""
     RequestState.ask_if_cacheable(request)
     held = {store: store.remembered(request) for store in _STORES}
     # Not "in": SQLite fails for a number that is too large for a key.
@@ -166,7 +166,7 @@ def remembered_visitor(request: HttpRequest) -> Visitor | None:
 
 def visitor_of_user(user: User) -> Visitor | None:
     """
-    Return the open visitor of a user that the attribution model credits, of any browser.
+    Return the open visitor of a user, from any browser, that the attribution model credits.
 
     A click from the site itself, or a visitor by code, is credited only if there is no other click,
     and a test only if there is no real visitor.
@@ -210,16 +210,17 @@ def referral_by_code(
     now: datetime,
 ) -> Visitor:
     """
-    Return the referral of a partner whose code is on an order, inside the window, open or not.
+    Return the referral to credit for an order with a partner's code.
 
-    It is one of those that are known, or of the buyer. Otherwise it is a new one, unsaved, which no
-    browser remembers. Of two that are made for one buyer at once, only one can be saved.
+    It is a referral of the partner inside the attribution window, open or closed: one of ``known``
+    or one of the buyer's. Otherwise it is a new, unsaved one, which no browser remembers. If two
+    orders of one buyer get a new one at once, only one of the two can be saved.
 
     Args:
         partner: The partner.
         known: The stated visitor, or those of the buyer's browser. A test comes before all others.
         buyer: The buyer; ``None`` for a guest's order.
-        previous: The open referral of another partner, for a new one.
+        previous: The open referral of another partner, which a new referral replaces.
         now: The time of the order.
     """
     of_buyer: list[Visitor] = []
@@ -233,7 +234,7 @@ def referral_by_code(
     found = [row for row in found if row.is_in_window(now)]
     if found:
         return min(found, key=lambda row: (not row.is_test, row.closed_on is not None))
-    # The latest one is in the key, since the buyer may come again after the window.
+    # The latest visitor is part of the key, since the buyer may come again after the window.
     key = None if buyer is None else f"{partner.pk} {buyer.pk} {latest}"
     return Visitor(
         partner=partner,
@@ -246,7 +247,7 @@ def referral_by_code(
 
 
 def real_referral(request: HttpRequest | None, user: User | None = None) -> Visitor | None:
-    """Return an open referral of the browser or of its user that is no test."""
+    """Return an open referral of the browser or its user, but no test."""
     remembered = () if request is None else remembered_visitors(request)
     found = [visitor for visitor in remembered if visitor.is_open]
     user = (user or request_user(request)) if settings.attribute_by_user else None
@@ -262,7 +263,7 @@ def remembers(request: HttpRequest, visitor: Visitor) -> bool:
 
 
 def remembers_no_visitor(request: HttpRequest) -> bool:
-    """Return whether it is certain, without reading the session, that there is no visitor."""
+    """Tell, without reading the session, whether the browser certainly remembers no visitor."""
     RequestState.ask_if_cacheable(request)
     return sessions.is_absent(request) and cookies.is_absent(request)
 
@@ -275,7 +276,7 @@ def request_user(request: HttpRequest | None) -> User | None:
 def link_user(
     sender: object, user: object, request: HttpRequest | None = None, **kwargs: object
 ) -> None:
-    """Set the visitor's user at login, unless there is one. A failure does not fail the login."""
+    """Set the visitor's user at login, unless it has one. A failure does not fail the login."""
     request = binding.real_request(request)
     if request is None or remembers_no_visitor(request) or not isinstance(user, get_user_model()):
         return
@@ -289,10 +290,10 @@ def link_new_user(
     sender: object, instance: User, created: bool, raw: bool = False, **kwargs: object
 ) -> None:
     """
-    Set the visitor's user at a sign-up, as ``link_user()`` does: the login may be elsewhere.
+    Set the visitor's user at a sign-up, since the login may happen in another browser.
 
-    Users whom staff or other users create are not the visitor. Of several users that one request
-    creates, the first is.
+    A user whom staff or another logged-in user creates is not the visitor. If one request creates
+    several users, the first one is the visitor's.
     """
     request = binding.current_request()
     if not created or raw or request is None or remembers_no_visitor(request):
@@ -306,7 +307,7 @@ def link_new_user(
 
 
 def _set_user(visitor: Visitor | None, user: User | None) -> None:
-    """Set a visitor's user, unless there is one."""
+    """Set a visitor's user, unless it has one."""
     if visitor is None or visitor.user_id is not None or user is None:
         return
     if Visitor.objects.filter(pk=visitor.pk, user=None).update(user=user):
@@ -371,9 +372,9 @@ def _register_test(
     facts: dict[str, str],
 ) -> Visitor | None:
     """
-    Register the visitor of a test link, of which the nonce allows one.
+    Register the visitor of a test link. The nonce of the link allows only one.
 
-    A test never takes the place of a real click, or a published test link would take the sales of
+    A test never replaces a real click. Otherwise a published test link would take the sales of
     other partners.
     """
     if (rival := real_referral(request, user)) is not None:
@@ -399,7 +400,7 @@ def _register_test(
             clicks.record_test(request, partner, nonce, None, test)
             _announce(request, test)
             return test
-    # Two requests may register one deferred click, which its time identifies.
+    # Two requests may register a deferred click at once. Its time identifies it.
     is_ours = request is not None and test is not None and remembers(request, test)
     if test and test.is_open and (is_ours or test.referred_on == referred_on):
         _remember(request, test)
