@@ -1,7 +1,7 @@
 """
-Lists of new order amounts, such as from a spreadsheet: what they say, and what they change.
+Read lists of new order amounts, such as from a spreadsheet, and work out what they change.
 
-Nothing is written here. A list takes time linear to its length, and a fixed number of queries.
+Nothing is written here. A list takes time linear in its length, and a fixed number of queries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from affiliations.conversions.adjustments import REJECT_INSTEAD, Sum
 from affiliations.models import Conversion
 from affiliations.models.conversion_queries import reference_key
 
-#: The maximum of lines of a list, and of characters of a line.
+#: The maximum number of lines of a list, and of characters of a line.
 MAX_LINES, MAX_LENGTH = 1000, 600
 
 _DELIMITERS = "\t;,"
@@ -72,7 +72,7 @@ def read(text: str, reason: str, trigger: str = "") -> AdjustmentList:
             currency, may be left out. Empty lines are ignored, and so is a first line without a
             digit, as a heading.
         reason: The reason of the adjustments.
-        trigger: Only its conversions; empty for those of any trigger.
+        trigger: The trigger of the conversions; empty for any trigger.
     """
     found = AdjustmentList()
     lines = list(_lines(text, found))
@@ -139,13 +139,13 @@ def _values(typed: str) -> list[str]:
     if delimiter == "," and len(values) > 2:
         currency = [values.pop()] if values[-1].isalpha() else []
         amount = ",".join(values[1:])
-        # With a blank or quotation marks between, the parts are no decimals, but further columns.
+        # If blanks or quotation marks separate the parts, they are columns, not decimals.
         values = [values[0], amount, *currency] if amount in typed else []
     return values
 
 
 def _conversions(lines: list[Line], trigger: str) -> dict[str, dict[str, Conversion]]:
-    """Return the conversions by reference and trigger; a rejected one only if no other stands."""
+    """Return the conversions by reference and trigger; a rejected one only if there is no other."""
     by_key = {reference_key(line.reference): line.reference for line in lines}
     rows = Conversion.objects.filter(
         reference__in={line.reference[:255] for line in lines}, is_test=False

@@ -1,8 +1,9 @@
 """
-Adjust the payout and the amount of a conversion. Neither it nor its settlement changes.
+Adjust the payout and the amount of a conversion.
 
-An adjustment never changes. An update locks the conversion's row before the earlier adjustments are
-read, so that one transaction at a time adds to them.
+An adjustment is a row of its own. It changes neither the conversion nor a settlement, and is never
+changed itself. An update locks the conversion's row before the earlier adjustments are read, so
+that only one transaction at a time adds to them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def current(conversion: Conversion) -> Sum:
 
 
 def so_far(conversion: Conversion) -> Sum:
-    """Return what ``current()`` does of a conversion that is not rejected, as it was read."""
+    """Return what ``current()`` returns, as it was read, of a conversion that is not rejected."""
     return Sum(conversion.current_amount or Decimal(0), conversion.current_payout or Decimal(0))
 
 
@@ -116,9 +117,10 @@ def change_by_rule(conversion: Conversion, amount: Decimal, so_far: Sum) -> Sum:
     """
     Return by how much a conversion changes if its order is worth ``amount`` now.
 
-    The payout changes by the difference that the conversion's own payout rule makes, so that
-    earlier adjustments of it by staff stay; it does not drop below zero. If the payout does not
-    depend on the amount, or is in another currency, only the amount changes.
+    The payout changes by the difference between what the conversion's own payout rule pays for the
+    new amount and for the amount so far. Earlier adjustments by staff stay. The payout does not
+    drop below zero. If it does not depend on the amount, or is in another currency, only the amount
+    changes.
     """
     change = Decimal(0)
     is_by_rule = conversion.depends_on_amount and not conversion.is_in_two_currencies
@@ -164,8 +166,8 @@ def fill_in(conversion: Conversion, amount: Decimal, currency: str) -> bool:
     """
     Fill in the missing amount of a conversion, and calculate the payout by its own rule.
 
-    Of a rejected one, only what its payout needs is filled in, for its approval.
-    If ``AFFILIATE_PAYOUT`` has failed to calculate the payout, that is filled in instead.
+    If ``AFFILIATE_PAYOUT`` has failed to calculate the payout, the payout is filled in instead. A
+    rejected conversion is filled in only if an approval would otherwise pay nothing.
 
     Args:
         conversion: The conversion. The new values are set on it.
@@ -223,7 +225,7 @@ def adjust_after_decision(conversion: Conversion) -> Adjustment | None:
         kind=kind,
         amount=-amount,
         payout=-payout,
-        # It is settled once the conversion is approved; the reason why it is pending is another.
+        # The reason of a pending conversion says why it is pending, not why it was adjusted.
         reason=reason if conversion.status == Status.PENDING else conversion.reason or reason,
         created_by=conversion.decided_by,
         created_by_name=conversion.decided_by_name,
@@ -284,7 +286,7 @@ def adjust(
 
 
 def check(conversion: Conversion, so_far: Sum, change: Sum, reason: str) -> None:
-    """Raise ``ValidationError``, as ``adjust()`` does, unless a conversion can change so."""
+    """Raise ``ValidationError``, as ``adjust()`` does, if a conversion cannot change like this."""
     if change.payout and not conversion.is_paid:
         raise ValidationError(_("This conversion has no payout, so it cannot be adjusted."))
     if change.amount and conversion.amount is None:
@@ -313,7 +315,7 @@ def check(conversion: Conversion, so_far: Sum, change: Sum, reason: str) -> None
 
 
 def _check_unit(field: str, change: Decimal, so_far: Decimal, currency: str) -> None:
-    """Refuse a change that is finer than its currency, unless the new value is not."""
+    """Refuse a change if both it and the new value have more decimals than the currency."""
     if currency and not any(rounded(one, currency) == one for one in (change, so_far + change)):
         message = _("Enter fewer decimals: %(currency)s has no smaller unit.")
         raise ValidationError({field: message % {"currency": currency}})

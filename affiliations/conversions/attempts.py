@@ -26,7 +26,7 @@ logger = logging.getLogger("affiliations")
 
 T = TypeVar("T")
 
-#: The number of calls of the work of a trigger that ends in deadlocks, outside of a transaction.
+#: How often the work of a trigger is called if it ends in deadlocks outside of a transaction.
 _TRIES = 3
 _AGAIN = "It is tried again"
 
@@ -97,7 +97,7 @@ def _after_failure(
     """Log a failure, and store the work for another try if the database has failed."""
     alias = db.write_alias()
     connection = transaction.get_connection(alias)
-    # Not an obsolete one: the host's session may have settings and locks.
+    # Only if it is broken: a connection that works may have settings and locks of the host.
     is_open = connection.connection is not None and not connection.in_atomic_block
     if is_open and not connection.is_usable():
         connection.close()
@@ -146,7 +146,7 @@ def _store(failed: FailedTrigger) -> bool:
 
 
 def wake() -> None:
-    """Let the thread of this process look for failed triggers; other engines look by themselves."""
+    """Wake the thread dispatcher to retry failed triggers. Other engines retry periodically."""
     try:
         settings.callback_dispatcher([])
     except Exception:
@@ -154,7 +154,7 @@ def wake() -> None:
 
 
 def _log(failed: FailedTrigger, outcome: str, error: Exception | None = None) -> None:
-    """Log, in one line, a failure with all that is needed to make up for it by hand."""
+    """Log a failure, in one line with everything that staff need to do the work manually."""
     logger.log(
         logging.WARNING if outcome == _AGAIN else logging.ERROR,
         "Trigger “%s” failed. %s: %s.",

@@ -27,8 +27,8 @@ logger = logging.getLogger("affiliations")
 Status = Conversion.Status
 Via = Conversion.Via
 
-#: By the status after a signal: the statuses before it, and the values of the row with each. A
-#: payment may follow a rejection only if the rejecting trigger has said so.
+#: For each status that a signal can set: the statuses that it can replace, each with the values
+#: that the row must have. A payment may follow a rejection only if the rejecting trigger allows it.
 _BEFORE_SIGNALS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     Status.APPROVED: {
         Status.PENDING: {"review_reason": ""},
@@ -58,8 +58,8 @@ def decide(
     pending conversion that needs no review is approved, and a rejected one stays rejected, unless
     it was rejected by a signal with ``may_be_paid``. No signal changes a rejection by staff, or
     rejects what staff have reopened. ``by`` is called only if there is something to decide.
-    ``order`` is called by an approval, and returns what the order amounts to now, or ``None`` if
-    that is not known. See ``decisions.change_status()``.
+    ``order`` is called for an approval, and returns the current amount of the order, or ``None`` if
+    it is not known. See ``decisions.change_status()``.
 
     Returns:
         The conversion; the test, if only that has changed.
@@ -152,7 +152,7 @@ def _for_reference(
     trigger: str, reference: str, change: Callable[[Conversion], object]
 ) -> Conversion:
     """
-    Change the conversion of a trigger and a reference, and its test; return the first of them.
+    Change the conversion of a trigger and a reference, and its test; return the first one changed.
 
     ``change`` raises ``NotCredited`` for a conversion that it does not change.
 
@@ -218,7 +218,7 @@ def _has(conversion: Conversion, values: Mapping[str, object] | None) -> bool:
 
 
 def _make_final(conversion: Conversion) -> bool:
-    """Let no payment follow a rejection any more, after which one was still possible."""
+    """Make a rejection final after which a payment was possible; ``False`` if none was."""
     rows = Conversion.objects.using(db.write_alias()).filter(pk=conversion.pk, may_be_paid=True)
     return bool(rows.update(may_be_paid=False))
 

@@ -60,9 +60,9 @@ def decide(
     """
     Approve or reject a conversion, or reopen a rejected one, and notify the partner.
 
-    It counts as a decision of staff: no signal changes such a rejection, and none rejects what was
-    reopened. A rejection frees the place of its visitor, and opens the referral that the conversion
-    has closed; reopening takes both back.
+    It counts as a decision of staff: no signal changes such a rejection, or rejects a reopened
+    conversion. After a rejection, another conversion of the visitor can be credited, and the
+    referral that the conversion has closed is open again. Reopening takes both back.
 
     The conversion and its callbacks change in one transaction. The partner is notified of each
     event once. A rejection cancels the callbacks that were not sent yet; the partner is notified of
@@ -114,7 +114,7 @@ def approve_due(now: datetime | None = None) -> int:
 
 def approve_in_batches(now: datetime | None = None) -> Iterator[int]:
     """
-    Approve the same conversions in batches, and yield the number of approved ones of each batch.
+    Do what ``approve_due()`` does in batches; yield the number approved in each batch.
 
     Between two batches a worker can send callbacks, or stop.
     """
@@ -163,7 +163,7 @@ def stop_for_fraud(partner: Partner, *, reason: str, by: AbstractBaseUser | None
         "stopped_by_name": account_name(by),
     }
     conversions = Conversion.objects.using(db.write_alias())
-    # Read before the transaction: on SQLite one that reads before it writes would fail.
+    # Read before the transaction: on SQLite a transaction that reads before it writes would fail.
     undecided = conversions.filter(
         Q(status=Status.PENDING) | Q(may_be_paid=True), partner=partner
     ).order_by("pk")
@@ -220,9 +220,10 @@ def change_status(
     order: Money | None = None,
 ) -> bool:
     """
-    Do what ``decide()`` does, in one of several ways, if the row has the ``expected`` values.
+    Do what ``decide()`` does, by staff or otherwise, if the row has the ``expected`` values.
 
-    An approval compares the amount with that of the ``order``; see ``_compare()``.
+    ``via`` says how the decision is made. An approval compares the amount with that of the
+    ``order``, if it is given; see ``_compare()``.
     """
     if status == conversion.status:
         return False
@@ -253,7 +254,7 @@ def change_status(
 
 
 def _lock_place(visitor: VisitorQuerySet, conversion: Conversion, status: str) -> None:
-    """Lock what becomes free or taken; recording locks the visitor first, too."""
+    """Lock the visitor, as recording does first, and the reference that a reopening takes back."""
     if Status.REJECTED in (conversion.status, status):
         db.lock_rows(visitor)
     if conversion.status == Status.REJECTED:
@@ -298,11 +299,11 @@ def _compare(conversion: Conversion, order: Money) -> None:
 
 def lower(conversion: Conversion, amount: Decimal, reason: str) -> Adjustment | None:
     """
-    Do what ``adjustments.lower()`` does, and let staff adjust what has no rule.
+    Do what ``adjustments.lower()`` does, and let staff adjust a payout that has no rule.
 
-    Nothing says what follows for a payout that this site has calculated in another currency than
-    the order's. Then only the amount is adjusted, and the conversion, approved or not, is pending
-    for review.
+    If ``AFFILIATE_PAYOUT`` has calculated the payout in another currency than the order's, no rule
+    says how it changes. Then only the amount is adjusted, and the conversion is pending for review,
+    even if it was approved.
     """
     adjustment = adjustments.lower(conversion, amount, reason)
     if adjustment is not None and conversion.is_in_two_currencies:
@@ -343,7 +344,7 @@ def _changes(
         "approve_on": None,
         "decided_on": None if status == Status.PENDING else timezone.now(),
         "decided_by": by,
-        # A signal may name a customer, whose name must not stay.
+        # A signal may name a customer, whose name must not be kept.
         "decided_by_name": account_name(by) if via == Via.PERSON else "",
         "decided_via": via.value,
         "released": conversion.pk if status == Status.REJECTED else 0,
@@ -367,7 +368,7 @@ def _lock_visitors(keys: Sequence[int]) -> None:
 def _reopen_referral(visitor: VisitorQuerySet, conversion: Conversion) -> None:
     """Open the referral that a conversion has closed, unless another conversion closes it."""
     closing = Conversion.objects.standing().filter(visitor=conversion.visitor_id, closes=True)
-    # After a stop, of the partner for fraud or of the visitor, it stays closed.
+    # It stays closed if the partner was stopped for fraud, or if staff have stopped the visitor.
     trusted = Partner.objects.filter(pk=conversion.partner_id, stopped_on=None)
     visitor.filter(~Exists(closing), Exists(trusted), stopped_on=None).update(closed_on=None)
 
@@ -378,7 +379,7 @@ def log_fields(conversion: Conversion) -> dict[str, object]:
 
 def _approve(conversion: Conversion) -> bool:
     try:
-        # Not if it was decided since it was read, although it may be pending: for review again.
+        # Not if it was decided since it was read. It may still be pending then, for review.
         still_due = {"approve_on__isnull": False}
         return change_status(conversion, Status.APPROVED, via=Via.SCHEDULE, expected=still_due)
     except Exception:

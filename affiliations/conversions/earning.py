@@ -1,8 +1,8 @@
 """
 Earning periods: for how long later conversions of a customer are credited.
 
-A period begins with the first conversion of a trigger that a visitor has with the partner, and that
-is not rejected. The partner's subscription says how long it lasts, as it is now.
+A period begins with a visitor's first conversion of a trigger that is not rejected. The partner's
+subscription, as it is now, says how long the period lasts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def find(
     """
     Return the visitor whose earning period of a trigger runs, if any.
 
-    Of several, it is the one whose period began first: a later click, even one that was credited in
-    the meantime, takes no customer from the partner who brought them. A test comes after all
-    others. On a site without earning periods it takes one query.
+    If several visitors have one, the period that began first counts: a later click, even one that
+    was credited in the meantime, takes no customer away from the first partner. A test comes after
+    all others. On a site without earning periods this takes one query.
 
     Args:
         trigger: The name of the trigger.
@@ -69,8 +69,9 @@ def count_changes(before: Subscription, after: Subscription, now: datetime) -> t
         now: The time at which the change is made.
 
     Returns:
-        How many customers earn from now on who did not, and how many do not any more. Customers are
-        visitors with a conversion, without tests and those that staff have stopped.
+        How many customers' later conversions are credited only after the change, and how many only
+        before it. Customers are visitors with a conversion, except tests and visitors whom staff
+        have stopped tracking.
     """
     visitors = Visitor.objects.using(db.write_alias()).filter(
         partner=after.partner_id, partner__active=True, is_test=False, stopped_on=None

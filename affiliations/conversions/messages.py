@@ -1,4 +1,4 @@
-"""The line in the log about a new conversion, for a developer."""
+"""The log message about a new conversion, for a developer."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def payout(rule: Subscription, order: Money) -> Money:
     """
     Calculate the payout of an order.
 
-    A percentage is of the amount and in its currency. The payout is rounded half up to the smallest
-    unit.
+    A percentage is calculated from the amount, and paid in its currency. The payout is rounded half
+    up to the smallest unit of its currency.
     """
     if rule.payout_type == Type.NONE:
         return Money()
@@ -54,8 +54,8 @@ def calculated(returned: object, currency: str) -> Money | None:
     Read what ``AFFILIATE_PAYOUT`` has returned for an order in a currency.
 
     Returns:
-        The payout, rounded half up to the smallest unit, or with a problem; ``None`` if the
-        function leaves it to the subscription.
+        The payout, rounded half up to the smallest unit, or a ``Money`` with a ``problem``;
+        ``None`` if the function leaves the payout to the subscription.
     """
     if returned is None:
         return None

@@ -39,7 +39,7 @@ Status = Conversion.Status
 
 T = TypeVar("T")
 
-#: The time until the callbacks of a conversion are sent whose amount could not be read again.
+#: How long the callbacks of a conversion wait if its amount cannot be read again.
 _AMOUNT_DELAY = timedelta(minutes=1)
 
 
@@ -86,7 +86,7 @@ def record(
         read_amount: Returns the amount, the currency and the object as they are stored. It is
             called after the commit if the amount is missing or zero, since shops save an order
             first and its total later. No callback is sent before.
-        now: The time of the event, if it is tried again.
+        now: The time of the event; the current time by default.
 
     Raises:
         NotCredited: With the reason, if nothing is credited; then nothing is written.
@@ -160,12 +160,12 @@ def _find_rules(
     visitor: Visitor, trigger: str, reference: str, now: datetime, *, needs_open: bool
 ) -> list[Subscription]:
     """
-    Return the subscriptions to credit by, of which the first has the payout.
+    Return the partner's subscriptions to the trigger. The first one has the payout rule.
 
     Raises:
-        NotCredited: If there is none, or if the visitor is not open and needs to be. An open one
-            whose earning period has ended does not count either: the attribution window is for the
-            first conversion.
+        NotCredited: If there is none, or if the visitor is not open and ``needs_open`` is true. An
+            open visitor whose earning period has ended is refused as well, since the attribution
+            window only covers the first conversion.
     """
     if needs_open and (refusal := visitor.refusal(now)) is not None:
         raise NotCredited(refusal, visitor, reference)
@@ -183,9 +183,9 @@ def _find_rules(
 
 def _close(visitor: Visitor, now: datetime) -> bool:
     """
-    Close a visitor that need not be open; return whether a rejection opens it again.
+    Close a visitor that may be closed already; return whether a rejection opens it again.
 
-    Not if it was closed without a conversion, as visitors of 0.12 are.
+    A visitor that was closed without a conversion, as those of 0.12 were, stays closed.
     """
     visitors = Visitor.objects.using(db.write_alias()).filter(pk=visitor.pk)
     closing = visitor.conversions.using(db.write_alias()).standing().filter(closes=True)
@@ -196,7 +196,8 @@ def _insert(conversion: Conversion, in_its_place: ConversionQuerySet, *, manual:
     """
     Insert a conversion, unless a rejected one is ``in_its_place``.
 
-    That may have been recorded and rejected since the last look. No unique key refuses another one.
+    Another transaction may have recorded and rejected that one since it was last looked for. The
+    unique keys do not prevent a second conversion after a rejection.
     """
     if manual:
         Conversion.objects.using(db.write_alias()).lock_reference(conversion)
@@ -206,7 +207,7 @@ def _insert(conversion: Conversion, in_its_place: ConversionQuerySet, *, manual:
 
 
 def _dedupe_key(subscription: Subscription, visitor: Visitor, reference: str) -> str:
-    """Return the key of the visitor or the reference: the subscription says which counts once."""
+    """Return the key of what the subscription counts once: the visitor or the reference."""
     if subscription.counting == Subscription.Counting.ONCE:
         return f"v:{visitor.pk}"
     if not reference:
@@ -231,7 +232,7 @@ def _set_payout(
     """
     Set the amount and the payout; return what is wrong with them, if anything.
 
-    It is an error, unless the amount is still going to be read again.
+    A problem is logged as an error, unless the amount ``may_change``: it is then read again.
     """
     rule = conversion.subscription
     order = amounts.parse(amount, currency)
@@ -297,9 +298,9 @@ def _read_amount_on_commit(
     """
     Read the missing amount of a new conversion after the commit, and set what follows from it.
 
-    Call it before the callbacks are queued, so that it runs before the dispatcher. It returns by
-    how much to delay them: should the reading fail, the conversion keeps its first status, and the
-    sweep sends the callbacks then.
+    Call it before the callbacks are queued, so that the amount is read before the dispatcher runs.
+    It returns the delay of the callbacks. If the amount cannot be read, the conversion keeps its
+    first status, and the sweep sends the callbacks after the delay.
     """
     if read_amount is None:
         return timedelta()
@@ -346,7 +347,7 @@ def _screen(conversion: Conversion, instance: object) -> str:
 def _ask_host(
     conversion: Conversion, call: Callable[[], T], failed: T, message: str, reason: Reason
 ) -> T:
-    """Call a function of the host's; if it raises an exception, log the message, return failed."""
+    """Call a function of the host; if it raises an exception, log it and return ``failed``."""
     try:
         return call()
     except Exception:
@@ -357,7 +358,7 @@ def _ask_host(
         return failed
 
 
-#: The fields that follow from the amount, and those that follow unless it was decided.
+#: The fields that follow from the amount, and those that follow unless a decision has set them.
 _AMOUNT_FIELDS: tuple[str, ...] = ("amount", "currency", *adjustments.PAYOUT_FIELDS,
                                    "review_reason", "review_text")  # fmt: skip
 _STATUS_FIELDS = ("status", "reason", "approve_on", "decided_on", "decided_via", "notice_due")

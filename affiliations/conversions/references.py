@@ -1,4 +1,4 @@
-"""Rename the default references of a model that is renamed, ``shop.order:17``."""
+"""Rename default references, such as ``shop.order:17``, after their model was renamed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def rename(
     Rename the references that begin with the label ``old``, in one transaction for each batch.
 
     Yields:
-        For each batch, the number of renamed rows, and the references of conversions that keep
-        them, because the trigger has already counted the new one or because they were cut.
+        For each batch, the number of renamed rows, and the references of conversions that stay as
+        they are: their trigger has already counted the new reference, or the old one was cut.
     """
     for model in (Conversion, UncreditedTrigger, FailedTrigger):
         rows: Any = model._default_manager.using(db.write_alias())
@@ -47,7 +47,7 @@ def rename(
 
 
 def _rename_keys(conversions: list[Any]) -> set[int]:
-    """Set the keys of the new references; return the rows whose new one is taken, or was cut."""
+    """Set the keys of the new references; return the primary keys of rows that keep the old one."""
     rows = Conversion.objects.using(db.write_alias())
     keys = {row.pk: reference_key(row.reference, is_test=row.is_test) for row in conversions}
     names = ("trigger", "reference_key", "released")

@@ -1,8 +1,8 @@
 """
-Settle with partners: what is unpaid, and the statements that say what is to be paid.
+Settle with partners: create payout statements from what is unpaid.
 
 No money is moved. A conversion has one column for its settlement, which is set by compare-and-set,
-so it is never in two.
+so no conversion is in two settlements.
 """
 
 from __future__ import annotations
@@ -184,9 +184,9 @@ def _take(found: QuerySet[Any], settlement: Settlement, **still: object) -> None
     """
     Write the settlement into rows that have none, and for which ``still`` holds.
 
-    By their primary keys and in their order, as decisions lock them. By any other index InnoDB
-    would lock that first and the row second, and a decision the other way round. So the condition
-    stands in the value, where no index can be chosen for it.
+    The rows are locked by primary key and in its order, as decisions lock them. If InnoDB used the
+    index of another column, it would lock that index before the row, and a decision locks the row
+    first. So the condition is in the assigned value, where no index can be used for it.
     """
     free = When(settlement=None, **still, then=Value(settlement.pk))
     taken = Case(free, default=F("settlement"), output_field=BigIntegerField())

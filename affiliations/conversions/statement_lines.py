@@ -1,4 +1,4 @@
-"""The lines of payout statements: what each consists of."""
+"""The lines and the columns of payout statements."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def file_name(settlement: Settlement) -> str:
     """
     Return the name of a file with the lines, such as ``statement-2026-000012-moox6esi``.
 
-    A reference may stand on several statements, so it follows the number of this one.
+    Several statements may have the same reference, so the name has the number as well.
     """
     word = pgettext("name of a file", "statement")
     reference, uid = settlement.reference, settlement.partner.uid
@@ -139,7 +139,7 @@ def _click_id(visitor: str) -> Subquery:
     """
     Read the click id of a row's visitor.
 
-    Not joined: if a partner has few visitors, MariaDB would begin with these, and sort all that is
-    left anew for each batch.
+    Not by a join: if a partner has few visitors, MariaDB would read these first, and sort all
+    remaining rows again for each batch.
     """
     return Subquery(Visitor.objects.filter(pk=OuterRef(visitor)).values("click_id"))

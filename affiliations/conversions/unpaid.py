@@ -1,4 +1,4 @@
-"""What is unpaid: the balances of partners, and which rows they consist of."""
+"""The unpaid balances of partners, and the rows that they consist of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_PARTNERS = ("uid", "name", "stopped_on", "minimum_payout", "minimum_payout_c
 @dataclass(frozen=True)
 class Balance:
     """
-    What is unpaid for one partner and currency; false if that is nothing.
+    What is unpaid for one partner in one currency. A balance without lines is false.
 
     Args:
         conversion_count: The number of conversions.
@@ -104,15 +104,15 @@ def balances(
     Args:
         before: As for ``settle()``.
         partner: Only this partner.
-        held_back: Return instead what is not settled, because a partner was stopped for fraud;
-            with ``None``, both.
+        held_back: ``True`` returns the balances of partners who were stopped for fraud, which are
+            not settled; ``None`` returns all balances.
         cut_off: As for ``settle()``.
 
     Returns:
         The balances, by the partner's primary key and the currency.
     """
     of_partner = {} if partner is None else {"partner": partner}
-    # Not the keys, which are not in the index that has all the rest.
+    # Not Count("pk"): the index that has all other columns does not have the primary key.
     sums = {"number": Count("*"), "total": Sum("payout")}
     conversions, adjustments = unsettled(before, cut_off, held_back)
     conversions = conversions.filter(**of_partner).order_by()
@@ -134,7 +134,7 @@ def balances(
 def balance(
     partner: Partner, currency: str, before: datetime, cut_off: CutOff = CutOff.APPROVED
 ) -> Balance:
-    """Return what could be settled with a partner, or is held back, in one currency."""
+    """Return a partner's balance in one currency, even if it is held back."""
     found = balances(before, partner, held_back=partner.is_stopped, cut_off=cut_off)
     return found.get((partner.pk, currency), Balance())
 
@@ -196,9 +196,10 @@ def unsettled_adjustments(
     """
     Return the adjustments that can be settled.
 
-    One of a conversion that is settled now, which ``along`` matches, goes with it, whenever it was
-    made. One of a conversion that was settled earlier waits until it, or the order, is older than
-    ``before``, and while the conversion is pending again. If it changes no payout, it stays out.
+    If its conversion is settled now, which ``along`` matches, an adjustment is included whenever it
+    was made. If the conversion was settled earlier, the adjustment is included unless it changes no
+    payout or the conversion is pending again. By ``cut_off``, it or the order must then be older
+    than ``before``.
     """
     moment = "conversion__created_on" if cut_off == CutOff.ORDERED else "created_on"
     earlier = Q(conversion__settlement__isnull=False, **{f"{moment}__lt": before}) & ~Q(
