@@ -67,7 +67,7 @@ def resolve(host: str, port: int) -> list[Address]:
             ``AFFILIATE_CALLBACK_ALLOWED_NETWORKS``. A mix of public and private ones is an attack.
         socket.gaierror: If the host has no address.
     """
-    # Without IPv6 on this machine, no IPv6 addresses, which _check() could not parse there.
+    # The family leaves out IPv6 on a machine without it, where _check() could not parse the result.
     found = socket.getaddrinfo(host, port, family=allowed_gai_family(), type=socket.SOCK_STREAM)
     by_family: dict[int, list[Address]] = {}
     for family, kind, protocol, _, address in found:
@@ -78,7 +78,7 @@ def resolve(host: str, port: int) -> list[Address]:
 
 
 def is_blocked(host: str) -> bool:
-    """Return whether a host is certainly not called, without looking up its name."""
+    """Tell, without looking up its name, whether a host is certainly never called."""
     name = host.lower().rstrip(".")
     literal = "127.0.0.1" if name == "localhost" or name.endswith(".localhost") else name
     if literal.endswith(_PRIVATE_NAMES):  # Their addresses are known to this network only.

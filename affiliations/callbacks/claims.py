@@ -6,8 +6,8 @@ dead worker become due again. When a worker records a result, the token shows wh
 still holds.
 
 A claim first looks for endpoints (subscriptions) that have due callbacks and are neither suspended
-nor paused. It then takes the first callbacks of those that have a free slot. For both an index
-begins with the endpoint, so the callbacks that wait for an endpoint cost the others nothing.
+nor paused. It then takes the first callbacks of those that have a free slot. Both queries use an
+index by status and endpoint, so callbacks that wait for one endpoint do not slow down the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from affiliations.conf import settings
 from affiliations.db import status_in
 from affiliations.models import Callback, Subscription
 
-#: A claim ends if more callbacks are locked by other transactions, which may last.
+#: A claim ends if more callbacks than this are locked by other transactions, which may be long.
 _MAX_LOCKED = 500
 
 
@@ -68,7 +68,7 @@ def _pick(
         endpoints = endpoints.filter(callbacks__in=ids).distinct()
     if locked:
         due = due.exclude(pk__in=locked)
-        # What is locked may be the probe that another worker is claiming.
+        # A locked callback may be the probe that another worker is claiming.
         endpoints = endpoints.filter(callbacks_paused_until=None)
     in_order = due.filter(subscription=OuterRef("pk")).order_by("next_attempt_on")
     first = Subquery(in_order.values("next_attempt_on")[:1])

@@ -90,7 +90,7 @@ class _Response(http.client.HTTPResponse):
     def _read_status(self) -> tuple[str, int, str]:
         protocol, status, reason = super()._read_status()  # type: ignore[misc] # private
         if status < 200:
-            # Not the final answer (RFC 9110, 15.2). http.client waits for that after 100 only.
+            # Not the final answer (RFC 9110, 15.2). After 100 alone, http.client waits for another.
             return protocol, http.client.CONTINUE, reason
         self._call.status = status
         return protocol, status, reason

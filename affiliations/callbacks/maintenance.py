@@ -74,7 +74,7 @@ def _keep_events(rows: CallbackQuerySet) -> None:
 
 
 HEALTH_DAYS = 7
-#: How long after the end of a pause its probe must have been sent.
+#: A probe is overdue if it was not sent within this time after the end of the pause.
 _PROBE_TIME = timedelta(minutes=5)
 
 
@@ -101,7 +101,7 @@ def health(*, days: int = HEALTH_DAYS, partner: Partner | None = None) -> Health
     A few seconds of ``oldest_due`` are normal. While no worker sends callbacks, it keeps growing.
 
     Args:
-        days: Count only exhausted callbacks of the last days, so that an alarm ends by itself.
+        days: Count only callbacks exhausted in the last days, so that an alarm ends by itself.
         partner: Count only callbacks and subscriptions of this partner.
     """
     skew, now = db.clock_skew(), db.now()

@@ -1,4 +1,4 @@
-"""The lines in the log about callbacks, for a developer: sent or not, and why."""
+"""The log messages about callbacks, for a developer: sent or not, and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tell_queued(callbacks: Iterable[Callback]) -> None:
 
 def needed_process() -> str:
     """Return what must run beside the web server to send callbacks, as the dispatcher says."""
-    with suppress(ImportError):  # A check tells.
+    with suppress(ImportError):  # A system check reports it.
         return str(getattr(settings.callback_dispatcher, "needs", ""))
     return ""
 

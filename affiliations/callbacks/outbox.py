@@ -41,7 +41,7 @@ Status = Callback.Status
 
 #: Callbacks whose URL was erased, see ``affiliations.privacy``.
 _BLANKED = Q(url="")
-#: Callbacks that were cancelled as they were written, and that staff can send.
+#: Callbacks that were cancelled when they were created, and that staff can still send.
 _KEPT_BACK = Q(status_in(Status.CANCELLED), reason__in=(IS_TEST, SENDING_IS_OFF))
 #: Callbacks that can be resent, unless they are in flight or their subscription is suspended.
 RESENDABLE = (
@@ -60,7 +60,8 @@ _ASKED_BY = {
 #: Callbacks cancelled by one statement.
 _CHUNK = 500
 
-#: After any other error, such as a timeout, the partner may have processed the callback.
+#: Errors after which the partner has not processed the callback. After any other error, such as a
+#: timeout, the partner may have processed it.
 _NOT_RECEIVED = (*CallbackAttempt.NOT_SENT, Error.REDIRECTS, Error.HTTP_STATUS)
 
 
@@ -73,8 +74,8 @@ def queue(
     """
     Queue the callbacks of an event, one for each subscription that asks for them.
 
-    Call it inside the transaction that writes the conversion. With a ``delay`` they are due only
-    after it, unless ``render_anew()`` is called before.
+    Call it inside the transaction that writes the conversion. With a ``delay``, the callbacks are
+    due only after it, unless ``render_anew()`` is called earlier.
     """
     callbacks = _insert(conversion, subscriptions, event, delay)
     if callbacks:
@@ -85,7 +86,7 @@ def queue(
 
 def render_anew(conversion: Conversion) -> None:
     """
-    Render the first callbacks of a conversion again, since its amount has changed; they are due.
+    Render the unsent callbacks of a conversion with its new amount, and make them due.
 
     Call it inside a transaction, with the conversion's row locked.
     """
@@ -193,10 +194,11 @@ def resend(callback: Callback) -> bool:
         callback: The callback, delivered or not.
 
     Returns:
-        ``False``, with nothing changed, if the site sends no callbacks, or if the callback is
-        cancelled (except for that of a test conversion, and because nothing was sent), in flight,
-        blanked (see ``affiliations.privacy``) or a test callback, or if callbacks of its
-        subscription are suspended. Otherwise ``True``.
+        ``True`` if the callback is queued. ``False``, with nothing changed, if
+        ``AFFILIATE_SEND_CALLBACKS`` is ``False``, if callbacks of the subscription are suspended,
+        or if the callback is in flight, blanked (see ``affiliations.privacy``), a test callback or
+        cancelled. A callback that was cancelled only because it belongs to a test conversion, or
+        because sending was turned off, can be resent.
     """
     if not settings.send_callbacks:
         return False
@@ -354,7 +356,7 @@ def _cancel(keys: Sequence[int], reason: str) -> int:
 
 
 def _contradict(callbacks: Sequence[Callback]) -> None:
-    """Cancel the callbacks that a decision contradicts, and let those kept back not be resent."""
+    """Cancel the callbacks that a decision contradicts; those kept back cannot be resent then."""
     _cancel([row.pk for row in callbacks], DECIDED_SINCE)
     if keys := [row.pk for row in callbacks if row.reason == SENDING_IS_OFF]:
         rows = _callbacks().filter(pk__in=keys)
@@ -392,7 +394,7 @@ def build_callback(
     Return the unsaved callback of an event.
 
     It is cancelled, with the reason, if its URL would not identify the visitor or would lead to
-    another page of the partner, if the conversion is a test, and if the site sends no callbacks.
+    another page of the partner, if the conversion is a test, or if the site sends no callbacks.
     """
     decided_on = None if event == Event.CONVERSION else conversion.decided_on
     happened_on = decided_on or conversion.created_on

@@ -77,7 +77,7 @@ def skip_undeliverable(claimed: Sequence[Callback]) -> list[Callback]:
     """
     Return the claimed callbacks that are to be sent.
 
-    Those without attempts left, since their workers died, are exhausted.
+    A callback whose workers have died may have no attempts left. It becomes exhausted.
     """
     to_send = []
     for callback in claimed:
@@ -100,7 +100,7 @@ def _record_delivered(attempts: Sequence[AttemptResult], now: datetime) -> None:
 
 
 def _tell(attempt: AttemptResult, allowed: int = 0) -> None:
-    """Log the result of an attempt; of a failed one, of how many it was one."""
+    """Log the result of an attempt, and for a failed one how many attempts are ``allowed``."""
     callback, result = attempt.callback, attempt.result
     if result.delivered:
         tell(callback, "accepted after %s ms: HTTP %s.", result.duration_ms, result.status_code)

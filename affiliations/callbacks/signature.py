@@ -1,8 +1,8 @@
 """
 Sign callbacks, so that the partner can verify the sender and the time.
 
-The signature follows Standard Webhooks (https://www.standardwebhooks.com). Its specification does
-not cover GET, which has no body; instead of it the path and query of the URL are signed.
+The signature follows Standard Webhooks (https://www.standardwebhooks.com). The specification does
+not cover GET, which has no body: here the path and query of the URL are signed instead.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """
 The slots of a worker, shared so that a partner whose server hangs delays no other partner.
 
-- A partner gets up to four slots, but one until a call of this worker has ended in time.
+- A partner gets up to four slots, but only one until a call of this worker has ended in time.
 - A call that takes longer than three seconds moves to one of 16 extra slots, and its partner gets
-  no further slot until it ends. After it, or if no server is found, the partner gets one slot, an
-  extra one, until a call ends in time.
+  no further slot until the call ends. After such a call, a timeout or a failed connection, the
+  partner gets only one slot, an extra one, until a call ends in time.
 - While the calls to a host do not end in time, its partners share four slots.
-- Partners take turns: who had one longest ago is next.
+- Partners take turns: the partner whose last slot is longest ago is next.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Slots:
         return len(self.calls) - self._taken.extra
 
     def share(self, limit: int, endpoints: Iterable[Endpoint]) -> dict[int, int]:
-        """Return how many callbacks of which endpoints to claim, in the order of the turns."""
+        """Return how many callbacks to claim, by endpoint, in the order of the turns."""
         in_turn = sorted(endpoints, key=lambda one: (self._turns.get(one.partner, 0), one.due_on))
         taken = deepcopy(self._taken)
         shares: Counter[int] = Counter()

@@ -1,7 +1,7 @@
 """
 Suspend subscriptions whose callbacks keep failing, and pause those whose server is busy.
 
-Both are columns of the subscription, which a claim reads. Its callbacks stay queued.
+Both states are columns of the subscription, which a claim reads. The callbacks stay queued.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def failing(attempts: Sequence[AttemptResult]) -> list[int]:
     """
     Return the subscriptions with a failure, now or before, in the order of their keys.
 
-    Only their rows can change. The others need no lock, for which on MariaDB the recording would
-    wait until each transaction that credits a visitor for them has ended.
+    Only their rows can change, so the others are not locked. On MariaDB such a lock would have to
+    wait for all transactions that credit a visitor for these subscriptions.
     """
     failed = {row.callback.subscription_id for row in attempts if not row.result.delivered}
     others = {row.callback.subscription_id for row in attempts} - failed
@@ -124,7 +124,8 @@ def resume(subscription: Subscription) -> int:
             chunk = rows.filter(pk__in=keys)
             db.lock_rows(chunk)
             now = db.now()
-            # Not by the time: by the index of that column InnoDB would lock the rows of others.
+            # Without a condition on the time: by the index of that column InnoDB would also lock
+            # callbacks of other subscriptions.
             chunk.filter(status_in(Callback.Status.QUEUED), lease_token="").update(
                 next_attempt_on=Least("next_attempt_on", Value(now))
             )
@@ -164,7 +165,8 @@ def _count_failure(subscription: Subscription, attempt: AttemptResult) -> None:
     subscription.last_status_code = attempt.result.status_code
     if subscription.failure_count == WARN_AFTER_FAILURES:
         logger.warning(
-            "Subscription %s: %s callbacks have failed in a row; it is suspended after %s over %s.",
+            "Subscription %s: %s callbacks have failed in a row. After %s failures in a row, over "
+            "at least %s, it is suspended.",
             subscription.pk,
             WARN_AFTER_FAILURES,
             SUSPEND_AFTER_FAILURES,

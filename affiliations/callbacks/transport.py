@@ -72,9 +72,9 @@ def send(url: str, headers: Headers = _unsigned, *, body: str | None = None) -> 
     """
     Call ``url`` and return the ``Result``; never raises.
 
-    ``headers`` is asked for the URL, and for each redirect that stays at its scheme, host and port.
-    With a ``body``, JSON, the call is a POST, and only redirects that keep it are followed: 307 and
-    308.
+    ``headers`` is called for the URL, and for each redirect to the same scheme, host and port. With
+    a ``body``, which is JSON, the call is a POST, and only redirects that keep the body are
+    followed: 307 and 308.
 
     ``AFFILIATE_CALLBACK_TIMEOUT`` limits each wait and ``AFFILIATE_CALLBACK_DEADLINE`` the whole
     call, redirects included, except for DNS, since the system's resolver has its own timeout.
@@ -130,7 +130,7 @@ def _check_scheme(url: str) -> None:
 
 
 def _origin(url: str) -> tuple[str | None, str | None, int | None]:
-    # As it is called: urlsplit() sees another host in “http://one\@other”.
+    # Parsed as for the call: urlsplit() sees another host in “http://one\@other”.
     parts = parse_url(url)
     return parts.scheme, parts.host, parts.port or _PORTS.get(parts.scheme or "")
 
@@ -142,7 +142,7 @@ def _request(url: str, body: str | None, sign: Headers, call: Call) -> requests.
     else:
         json = {"Content-Type": "application/json"}
         request.prepare("POST", url, headers={**_headers(), **json}, data=body.encode())
-    # requests would encode path and query again, and so differently from what the row shows.
+    # requests would encode path and query again, and send something else than the row shows.
     request.sent_target = placeholders.target(url)  # type: ignore[attr-defined] # ours
     content = request.sent_target if body is None else body  # type: ignore[attr-defined] # ours
     request.headers.update(sign(content))
@@ -169,7 +169,7 @@ def _answer(response: requests.Response, call: Call) -> dict[str, Any]:
     }
     body = b""
     try:
-        # In pieces, so that an error does not lose those before it.
+        # In pieces, so that an error does not lose the earlier ones.
         while more := response.raw.read(MAX_BODY - len(body), decode_content=False):
             body += more
     except Exception as failure:

@@ -37,8 +37,8 @@ from affiliations.models.delivery_errors import DeliveryError
 
 logger = logging.getLogger("affiliations")
 
-#: The maximum of claimed callbacks for each thread. The lease must outlast the deadlines of as many
-#: requests (affiliations.E009). A callback that has waited too long for a thread is released.
+#: The maximum number of claimed callbacks for each thread. The lease must outlast the deadlines of
+#: this many requests (affiliations.E009). A callback that waits too long for a thread is released.
 IN_HAND = 4
 
 #: Results are recorded in groups of this size, or after this time if fewer have arrived.
@@ -46,7 +46,7 @@ _GROUP = 50
 _GROUP_SECONDS = 0.25
 #: Seconds between two attempts to reach the database.
 _DATABASE_PAUSE = 1.0
-#: The maximum of attempts to reach the database, once the worker is stopped.
+#: The maximum number of attempts to reach the database, once the worker is stopped.
 _LAST_TRIES = 30
 #: Seconds between two rounds of the worker's other work, such as approvals.
 _ROUND_SECONDS = 1.0
@@ -74,7 +74,7 @@ def sweep(meanwhile: Callable[[], Iterable[object]]) -> Summary:
 
 
 def longest_task() -> float:
-    """Return the seconds after which ``deliver`` and ``sweep`` have ended: they would hang."""
+    """Return the seconds after which ``deliver`` and ``sweep`` have ended, unless they hang."""
     return SWEEP_SECONDS + settings.callback_deadline + _TASK_MARGIN
 
 
@@ -159,7 +159,7 @@ class DeliveryWorker:
 
         Args:
             ids: Send only these callbacks.
-            limit: The maximum of attempts.
+            limit: The maximum number of attempts.
             seconds: Claim no more after this time, and end.
             meanwhile: Returns the steps of other work, which run one by one between the claims. It
                 is called at once, and again a second after its last step. The run ends by itself
