@@ -1,4 +1,4 @@
-"""Users in rows: who can be referred to, what they are called, and the names of deleted staff."""
+"""Users in foreign keys: who can be stored, how they are shown, and the names of deleted staff."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def account_display(field: str) -> Any:
     """
     Return a property: the account in the foreign key ``field``, or the name that was kept.
 
-    Staff are shown by their username. A row of a signal keeps no name: it refers to a customer.
+    Staff are shown by their username. If a signal has written the row, no name was kept, since the
+    account is a customer's.
     """
 
     def display(row: Any) -> str:

@@ -35,10 +35,10 @@ def new_webhook_id() -> str:
 
 class IsTestField(models.BooleanField):  # type: ignore[type-arg] # not at run time
     """
-    Whether a row is a test, as ``of_test()`` of the row says when it is inserted.
+    Whether a row is a test: the result of the row's ``of_test()`` when it is inserted.
 
-    A copy, because a list that is filtered by tests would otherwise read all rows and those that
-    they refer to. No row becomes a test later.
+    It is stored, because a list that is filtered by it would otherwise read all rows and their
+    related rows. It never changes.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -59,7 +59,7 @@ class CallbackQuerySet(models.QuerySet["Callback"]):
         """
         Keep the callbacks that are still to be sent.
 
-        Those of a suspended or paused subscription are sent after that.
+        They include those of suspended and paused subscriptions, which are sent later.
         """
         return self.filter(status=Callback.Status.QUEUED)
 
@@ -72,12 +72,12 @@ class CallbackQuerySet(models.QuerySet["Callback"]):
         return self.queued().filter(next_attempt_on__gt=now).exclude(lease_token="")
 
     def first_due(self) -> Subquery:
-        """Return when the first queued callback of each subscription is due, to annotate these."""
+        """Return a subquery of subscriptions: when the first queued callback of each is due."""
         first = self.queued().filter(subscription=OuterRef("pk")).order_by("next_attempt_on")
         return Subquery(first.values("next_attempt_on")[:1])
 
     def next_attempt(self) -> datetime | None:
-        """Return when the next callback is due that no suspension or pause keeps back."""
+        """Return when the next callback can be sent: after a pause, and not while suspended."""
         pause = Coalesce("callbacks_paused_until", "due_on")
         endpoints = Subscription.objects.using(self.db).filter(callbacks_suspended_on=None)
         next_on = Min(Greatest("due_on", pause))
@@ -91,14 +91,14 @@ class CallbackQuerySet(models.QuerySet["Callback"]):
 
     def gave_up(self, since: datetime) -> CallbackQuerySet:
         """
-        Keep the callbacks that failed for good or cannot be sent safely, without any decision.
+        Keep the callbacks that the app gave up: no attempt is left, or the URL cannot be rendered.
 
         ``since`` is compared with ``next_attempt_on``, the end of the last attempt's lease, which
         has an index.
         """
         return self.filter(
             Q(status=Callback.Status.EXHAUSTED) | Q(reason=placeholders.CLIMBS),
-            # Named here, too, for the index.
+            # Redundant, but it lets the database use the index.
             status__in=[Callback.Status.EXHAUSTED, Callback.Status.CANCELLED],
             next_attempt_on__gt=since,
         )
@@ -173,9 +173,9 @@ class Callback(HasReason, models.Model):
         default=Subscription.Method.GET,
         db_default=Subscription.Method.GET,
     )
-    #: With the values of all placeholders.
+    #: The callback URL with the placeholders filled in.
     url = models.TextField(_("URL"))
-    # Not db_default, which MySQL has for expressions alone. Rows of GET have none.
+    # Not db_default: for a text, MySQL accepts only expressions. A GET has no body.
     body = models.TextField(
         _("body"), blank=True, default="", help_text=_("The JSON that a POST sends.")
     )
@@ -192,7 +192,7 @@ class Callback(HasReason, models.Model):
     is_manual = models.BooleanField(
         default=False, editable=False, help_text=_("The next attempt was requested manually.")
     )
-    #: Of a callback that a worker has claimed, the end of its lease.
+    #: While a worker has claimed the callback, this is the end of the lease.
     next_attempt_on = models.DateTimeField(_("next attempt on"), default=timezone.now)
     #: The id of the claim of a worker.
     lease_token = models.CharField(max_length=32, blank=True, editable=False)
@@ -261,19 +261,19 @@ class Callback(HasReason, models.Model):
 
     @property
     def conversion_amount(self) -> Decimal | None:
-        """The amount as it is sent: that of the record at first, later after its adjustments."""
+        """The amount to send: as recorded in the first callback, later after adjustments."""
         return self._of_event("amount")
 
     @property
     def conversion_payout(self) -> Decimal | None:
-        """The payout as it is sent: that of the record at first, later after its adjustments."""
+        """The payout to send: as recorded in the first callback, later after adjustments."""
         return self._of_event("payout")
 
     def _of_event(self, name: str) -> Decimal | None:
         if self.conversion is None or (self.event == self.Event.CONVERSION and self.version == 1):
             recorded: Decimal | None = getattr(self.conversion, name)
             return recorded
-        # Not from a replica, nor from an earlier read: it may have been adjusted just now.
+        # Not from a replica or an earlier read: the conversion may have been adjusted just now.
         return self.conversion.adjusted(name, self.conversion.adjustments.using(db.write_alias()))
 
     @property
@@ -286,7 +286,7 @@ class Callback(HasReason, models.Model):
         return "paused" if self.subscription.is_paused else ""
 
     def attempts_allowed(self, schedule: Sequence[object]) -> int:
-        """Return the maximum of attempts: one for each step of the schedule and each resend."""
+        """Return the maximum number of attempts: one for each step of the schedule and resend."""
         return len(schedule) + self.resend_count
 
 
@@ -313,7 +313,7 @@ class CallbackAttempt(models.Model):
     status_code = models.PositiveSmallIntegerField(_("status code"), null=True, blank=True)
     #: Empty if the partner's server has accepted the callback.
     error = models.CharField(_("error"), max_length=15, choices=Error.choices, blank=True)
-    #: What the error says.
+    #: The text of the error.
     message = models.TextField(_("message"), blank=True)
     #: The first 4 KiB of the response.
     response_excerpt = models.TextField(_("response excerpt"), blank=True)

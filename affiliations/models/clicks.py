@@ -22,7 +22,7 @@ from affiliations.models.visitor import Visitor
 _SLOTS = 8
 #: The number of filtered clicks that are kept with their time and uid.
 KEPT_CLICKS = 1_000
-#: One of so many filtered clicks removes those before the kept ones.
+#: On average, one filtered click of this many deletes the oldest ones.
 _CLICKS_PER_TRIM = 100
 
 
@@ -52,8 +52,8 @@ class FilteredClicks(models.Model):
     """
     The number of clicks of a partner that were filtered out on one day for one reason.
 
-    It explains missing clicks to the partner, and is spread over several rows, to be added up. A
-    row without a partner counts links with an unknown uid.
+    It explains missing clicks to the partner. The counts of several rows are added up. A row
+    without a partner counts links with an unknown uid.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -163,7 +163,7 @@ class FollowedTestLinkQuerySet(models.QuerySet["FollowedTestLink"]):
     def add(
         self, partner: Partner, nonce: str, reason: str, browser: str, visitor: Visitor | None
     ) -> None:
-        """Keep the latest time for each reason, as anybody may follow a link that was published."""
+        """Record the time; only the latest for each reason, as anybody may follow a public link."""
         same = self.filter(nonce=nonce, reason=reason)
         again = {"browser": browser, "visitor": visitor, "followed_on": timezone.now()}
         if same.update(**again):
@@ -179,7 +179,8 @@ class FollowedTestLink(models.Model):
     """
     A test link that was followed: it made a test, or there was a reason why it did not.
 
-    Staff see both beside *Try this deal*. ``visitor`` is the test, or the open referral in its way.
+    Staff see the result beside *Try this deal*. ``visitor`` is the test, or the open referral that
+    prevented it.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -300,9 +301,9 @@ class DailyClicks(models.Model):
     """
     The number of clicks of a partner on a day: in total, by each of the five sub ids, by source.
 
-    ``label`` is the value of the sub id with the number ``sub_id``, or ``None`` for all values that
-    a purge has added up; rows with the number 0 are the total, and those with 6 are by source.
-    Several rows may have the same keys and are added up; a negative count subtracts.
+    ``sub_id`` is 0 for the total, 1 to 5 for a sub id, and 6 for the source. ``label`` is the value
+    of the sub id or the source, or ``None`` for all values that a purge has added up. Several rows
+    may have the same keys and are added up; a negative count subtracts.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -374,6 +375,6 @@ class Overview(Conversion):
         proxy = True
         default_permissions = ("view",)
         verbose_name = _("overview")
-        # The Admin sorts the models of an app by this name, and by nothing else. The space makes it
-        # the first in each language; a page does not show it.
+        # The Admin can only sort the models of an app by this name. The space makes it the first in
+        # each language; a page does not show it.
         verbose_name_plural = format_lazy(" {}", _("Overview"))

@@ -67,7 +67,7 @@ class Conversion(HasReason, SubIds):
         related_name="conversions",
         verbose_name=_("partner"),
     )
-    #: That of the partner to the trigger.
+    #: The partner's subscription to the trigger.
     subscription = models.ForeignKey(
         Subscription,
         on_delete=models.PROTECT,
@@ -107,7 +107,8 @@ class Conversion(HasReason, SubIds):
         verbose_name=_("credited instead of"),
         help_text=_("The visitor who would have been credited without the code."),
     )
-    #: Whether its visitor is a click. A copy, so that reports need not join visitors.
+    #: Whether the visitor came by a click, not by a code. A copy, so that reports need not join
+    #: visitors.
     has_click = models.BooleanField(default=True, db_default=True, editable=False)
     #: What the subscription counts: the visitor, or the hash of the reference.
     dedupe_key = models.CharField(_("dedupe key"), max_length=80)
@@ -118,15 +119,15 @@ class Conversion(HasReason, SubIds):
     #: Part of both unique keys: 0, or the row's own key once it is rejected, so that a rejection
     #: frees the keys. MariaDB has no unique keys with a condition.
     released = models.BigIntegerField(default=0, db_default=0, editable=False)
-    #: Whether it closed the visitor's referral. It never changes; a rejection opens the referral
-    #: again.
+    #: Whether it closed the visitor's referral. This never changes, although a rejection opens the
+    #: referral again.
     closes = models.BooleanField(default=False, db_default=False, editable=False)
-    #: The order amount that the payout is based on, as recorded, or as staff have filled it in.
+    #: The order amount that the payout is based on, as recorded or as filled in by staff.
     amount = models.DecimalField(
         _("amount"), max_digits=19, decimal_places=4, null=True, blank=True
     )
     currency = models.CharField(_("currency"), max_length=3, blank=True)
-    #: That of the subscription when the conversion was recorded, as is the value.
+    #: The subscription's type of payout when the conversion was recorded, as is the value.
     payout_type = models.CharField(
         _("payout rule"),
         max_length=7,
@@ -136,7 +137,8 @@ class Conversion(HasReason, SubIds):
     payout_value = models.DecimalField(
         _("payout value"), max_digits=19, decimal_places=4, null=True, blank=True
     )
-    #: As calculated for the record, or as staff have filled it in; later changes are adjustments.
+    #: As calculated when the conversion was recorded, or as filled in by staff. Later changes are
+    #: adjustments.
     payout = models.DecimalField(
         _("payout"), max_digits=19, decimal_places=4, null=True, blank=True
     )
@@ -154,7 +156,8 @@ class Conversion(HasReason, SubIds):
     review_reason = models.CharField(
         _("review reason"), max_length=32, blank=True, default="", editable=False
     )
-    #: The words beside the code. Never cleared either; ``reason`` gets those of each decision.
+    #: The review reason in words. It is never cleared either, but ``reason`` changes with each
+    #: decision.
     review_text = models.CharField(
         _("review text"), max_length=255, blank=True, default="", db_default="", editable=False
     )
@@ -317,12 +320,12 @@ class Conversion(HasReason, SubIds):
 
     @property
     def depends_on_amount(self) -> bool:
-        """Whether the payout depends on the amount, or may, since this site has calculated it."""
+        """Whether the payout depends on the amount, or may, as one by ``AFFILIATE_PAYOUT`` does."""
         return self.is_percentage or (self.is_custom and (self.amount or 0) > 0)
 
     @property
     def is_in_two_currencies(self) -> bool:
-        """Whether the payout depends on the amount, and nothing says by how much."""
+        """Whether the payout depends on an amount in another currency, so no rule can adjust it."""
         is_other = self.payout_currency != self.currency
         return self.depends_on_amount and bool(self.payout) and is_other
 
@@ -380,12 +383,12 @@ class Conversion(HasReason, SubIds):
         return sum((change for change in changes if change is not None), recorded)
 
     def is_noticed(self, status: str) -> bool:
-        """Tell whether a notice is due once it has this status; of a test none is."""
+        """Tell whether a notice is due when it gets this status. A test has no notices."""
         return status != self.Status.PENDING and not self.is_test
 
     @property
     def is_paid(self) -> bool:
-        """Whether it has a payout once it is approved; a test never has."""
+        """Whether it has a payout that is paid after its approval. A test is never paid."""
         return self.payout is not None and not self.is_test
 
     @property

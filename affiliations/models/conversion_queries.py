@@ -41,8 +41,8 @@ class ConversionQuerySet(models.QuerySet["Conversion"]):
         return self.pending().filter(review_reason__gt="")
 
     def review_queue(self) -> ConversionQuerySet:
-        """Keep those that need review and pay something, which tests do not; the oldest first."""
-        # In the order of the key itself, a database might look for them among all older rows.
+        """Keep those that need review, without tests, which pay nothing; the oldest first."""
+        # By an expression: by the key itself, a database might read all older rows as well.
         return self.needing_review().filter(is_test=False).order_by(F("pk") + 0)
 
     def due(self, now: datetime) -> ConversionQuerySet:
@@ -53,7 +53,7 @@ class ConversionQuerySet(models.QuerySet["Conversion"]):
         """
         Return the number of conversions, and their payouts after adjustments by currency.
 
-        It takes two queries. Of a reopened conversion it counts what an approval would restore.
+        It takes two queries. A reopened conversion counts with what an approval would restore.
         """
         from affiliations.models.settlement import Adjustment
 
@@ -94,15 +94,15 @@ class ConversionQuerySet(models.QuerySet["Conversion"]):
         return sorted(found.values(), key=lambda row: row.visitor_id)
 
     def standing(self) -> ConversionQuerySet:
-        """Leave out the rejected ones."""
+        """Leave out the rejected conversions."""
         return self.filter(released=0)
 
     def lock_reference(self, conversion: Conversion) -> None:
         """
         Lock the conversions of a reference before one of them, or a new one, takes it again.
 
-        So these wait for each other here. At the unique key InnoDB would end one of two with a
-        deadlock, since the entry that a rejection has removed may still be there.
+        So one of two transactions waits here. Otherwise InnoDB would end one of them with a
+        deadlock at the unique key, whose index may still have the entry from before a rejection.
         """
         if conversion.reference_key is not None:
             db.lock_rows_by_key(
@@ -113,9 +113,10 @@ class ConversionQuerySet(models.QuerySet["Conversion"]):
         """
         Keep the conversions beside which ``conversion`` would count an event twice.
 
-        They stand, and have its visitor (if one counts once) or its reference. For a conversion
-        ``of_signal`` they may also be rejected: a rejection frees the visitor's place for another
-        reference only. So a rejected one has the same reference, or one of the two has none.
+        These are conversions that are not rejected and have its visitor (if each visitor counts
+        once) or its reference. If ``conversion`` is ``of_signal``, rejected ones are kept too,
+        unless both have a reference and these differ: after a rejection, a signal can credit the
+        visitor only with another reference.
         """
         key = conversion.reference_key
         taken = Q(dedupe_key=conversion.dedupe_key)

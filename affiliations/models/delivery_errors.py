@@ -95,7 +95,7 @@ _BUSY = _(
     "again."
 )
 
-#: What the site itself can do, where it is not the partner who can.
+#: What the site can do about errors that the partner cannot correct.
 _OWN_CURES: dict[str, Any] = {
     DeliveryError.BLOCKED_ADDRESS: _(
         "If this is your own server, on a development machine, set %(line)s. Otherwise the partner "

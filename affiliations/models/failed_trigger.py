@@ -31,7 +31,7 @@ class FailedTrigger(models.Model):
     The work of a trigger that failed because of the database, such as by a lock that was held.
 
     It holds all that the work needs, since the host's object may be gone when it is tried again.
-    The row is deleted with the work's success.
+    The row is deleted when the work succeeds.
     """
 
     class Kind(models.TextChoices):
@@ -66,7 +66,7 @@ class FailedTrigger(models.Model):
     codes = models.TextField(_("codes"), blank=True, default="", db_default="")
     #: In full, since a conversion is found by the hash of the whole.
     reference = models.TextField(_("reference"), blank=True)
-    #: As the host has stated them, valid or not: each try parses them as the first one has.
+    #: As the host has stated them, valid or not: each try parses them as the first one did.
     amount = models.CharField(_("amount"), max_length=64, blank=True)
     currency = models.CharField(_("currency"), max_length=64, blank=True)
     error = models.CharField(_("error"), max_length=255, blank=True)

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class NoticeStart(models.Model):
-    """The one row that the first run of notices creates: nothing before it is told to partners."""
+    """The one row, created by the first run of notices. Notices report nothing from before it."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     began_on = models.DateTimeField(_("began on"), default=timezone.now)

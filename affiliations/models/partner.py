@@ -68,7 +68,7 @@ def new_page_key(uid: str) -> str:
 
 
 def page_token(uid: str, key: str) -> str | None:
-    """Return the token of ``key``; ``None`` if the ``SECRET_KEY`` that signed it is gone."""
+    """Return the token of ``key``; ``None`` if no current ``SECRET_KEY`` has signed it."""
     seed, _, _ = key.partition(":")
     for secret in (django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS):
         if opens_page(token := _page_token(uid, seed, secret), key):
@@ -102,7 +102,7 @@ class PartnerQuerySet(models.QuerySet["Partner"]):
         )
 
     def groups(self) -> list[str]:
-        """Return the names of the groups that there are, for a field that suggests them."""
+        """Return the names of the existing groups, for a field that suggests them."""
         names = self.exclude(group="").order_by("group").values_list("group", flat=True)
         return list(names.distinct()[:_SUGGESTED])
 
@@ -359,7 +359,7 @@ class Partner(models.Model):
 
     @property
     def stopped_display(self) -> str:
-        """When the partner was stopped for fraud, by whom and why; empty if active or inactive."""
+        """When the partner was stopped for fraud, by whom and why; empty if not stopped."""
         if self.stopped_on is None:
             return ""
         names = {
@@ -375,9 +375,12 @@ class Partner(models.Model):
         """
         Work again with a partner who was stopped for fraud.
 
-        The partner becomes active, and is settled with again. What the stop rejected, cancelled and
-        revoked stays so. ``False``, with nothing changed, if the partner is not stopped, or was
-        stopped again since it was read.
+        The partner becomes active, and can be settled with again. Conversions stay rejected,
+        callbacks cancelled, and the private link revoked.
+
+        Returns:
+            ``False``, with nothing changed, if the partner is not stopped, or was stopped again
+            since it was read.
         """
         changes: dict[str, Any] = {
             "active": True,
@@ -432,7 +435,7 @@ class Partner(models.Model):
     @property
     def attribution_window(self) -> timedelta | None:
         """
-        The window of this partner, or else of the site; ``None`` is without a limit.
+        The attribution window of this partner, or else of the site; ``None`` means no limit.
 
         :meta public:
         """
@@ -480,8 +483,8 @@ class Partner(models.Model):
         Return the path of the private link to this partner's own page.
 
         ``None`` if there is no link, or if it still works but cannot be shown, since it was made
-        with an earlier ``SECRET_KEY``. ``NoReverseMatch`` if the host's URLs do not include
-        ``affiliations.urls``.
+        with an earlier ``SECRET_KEY``. It raises ``NoReverseMatch`` if the host's URLs do not
+        include ``affiliations.urls``.
 
         :meta public:
         """
@@ -499,7 +502,7 @@ class Partner(models.Model):
 
     def revoke_page_link(self) -> None:
         """
-        Let the private link to this partner's own page stop working.
+        Revoke the private link to this partner's own page, which stops working.
 
         :meta public:
         """

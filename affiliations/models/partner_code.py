@@ -36,7 +36,7 @@ def as_code(value: object) -> str:
 class PartnerCodeQuerySet(models.QuerySet["PartnerCode"]):
     def of_texts(self, *texts: str) -> list[PartnerCode]:
         """
-        Return the active codes that texts are, in the order of the texts, with their partners.
+        Return the active codes among some texts, in the order of the texts, with their partners.
 
         Blanks around a text and its case do not matter. The partners may be inactive. Texts that
         cannot be codes cost no query; of many, the first 20 that can are looked up. The codes are
@@ -64,7 +64,7 @@ class PartnerCodeQuerySet(models.QuerySet["PartnerCode"]):
 
 
 class PartnerCode(models.Model):
-    """A text that stands for its partner, unique without case."""
+    """A text that identifies its partner. It is unique, and case does not matter."""
 
     partner = models.ForeignKey(
         Partner, on_delete=models.CASCADE, related_name="codes", verbose_name=_("partner")

@@ -31,7 +31,7 @@ class SentFormQuerySet(models.QuerySet["SentForm"]):
         return True
 
     def lease(self, token: str, now: datetime, expired: datetime) -> bool:
-        """Claim a token until its row is deleted; also one that was claimed before ``expired``."""
+        """Claim a token until its row is deleted, even if it was claimed before ``expired``."""
         is_renewed = self.filter(token=token, sent_on__lt=expired).update(sent_on=now)
         return bool(is_renewed) or self.claim(token, now)
 
@@ -61,7 +61,7 @@ class Lease:
 
     @classmethod
     def begin(cls, token: str, duration: timedelta) -> Lease | None:
-        """Lease a token; ``None`` if another lease of it began, or was renewed, less ago."""
+        """Lease a token; ``None`` if a lease began or was renewed within the last ``duration``."""
         now = db.now()
         return cls(token, now) if _leases().lease(token, now, now - duration) else None
 

@@ -25,7 +25,7 @@ from affiliations.models.partner import Partner
 REFERENCE_PLACEHOLDERS = ("{year}", "{month}", "{number}")
 
 
-#: A payment may be planned; a later day is a slip of the pen.
+#: A payment may be planned up to this far ahead; a later day is a typing mistake.
 _LATEST_PAYMENT = timedelta(days=366)
 
 
@@ -80,8 +80,8 @@ class Settlement(models.Model):
     A payout statement: a sum that a partner is paid at once, in one currency.
 
     Its lines are the conversions and adjustments that refer to it; each refers to one settlement at
-    most. Neither the lines nor the amounts ever change, whatever is decided later; when and how it
-    was paid may be entered and corrected.
+    most. Neither the lines nor the amounts ever change, whatever is decided later. The date and
+    reference of the payment can be entered and corrected.
     """
 
     class CutOff(models.TextChoices):
@@ -105,7 +105,7 @@ class Settlement(models.Model):
         blank=True,
         help_text=_("Your own number for the statement, such as an invoice number."),
     )
-    #: What happened ``before``: the approvals of the conversions, or the orders.
+    #: What must have happened ``before``: the approvals of the conversions, or the orders.
     cut_off = models.CharField(
         _("cut-off"),
         max_length=8,
@@ -129,7 +129,7 @@ class Settlement(models.Model):
     adjusted = models.DecimalField(
         _("payout from adjustments"), max_digits=25, decimal_places=4, default=Decimal(0)
     )
-    #: Its number among the statements of a year; together they are unique.
+    #: The year and the number of the statement in it are unique together.
     year = models.PositiveSmallIntegerField(_("year"), null=True, editable=False)
     year_number = models.PositiveIntegerField(_("number in the year"), null=True, editable=False)
     #: Whether no notice has told the partner of it yet.
@@ -189,12 +189,12 @@ class Settlement(models.Model):
         return self.filled_in("{year}-{number}")
 
     def number_next(self, alias: str) -> None:
-        """Number it as the next of the year of its creation, in the site's time zone."""
+        """Give it the next number of the year of its creation, in the site's time zone."""
         self.year = day_of(self.created_on).year
         self.year_number = Settlement.objects.using(alias).next_number(self.year)
 
     def filled_in(self, pattern: str) -> str:
-        """Return a reference for a pattern: with its year, its month and its number."""
+        """Return a pattern with this statement's year, month and number filled in."""
         month = day_of(self.created_on).month
         values = (self.year, f"{month:02}", f"{self.year_number or 0:06}")
         for name, value in zip(REFERENCE_PLACEHOLDERS, values, strict=True):
@@ -213,7 +213,7 @@ class Settlement(models.Model):
 
     @property
     def until(self) -> date:
-        """The last day that is included; a moment, if it does not end a day."""
+        """The last day that is included; the moment ``before`` itself, if it does not end a day."""
         return last_day(self.before)
 
     @property

@@ -34,7 +34,7 @@ DELIVERY_FIELDS = (
     "last_error",
     "last_status_code",
 )
-#: The fields that ``save()`` leaves alone, since others write them meanwhile.
+#: The fields that ``save()`` leaves alone, since other processes write them.
 _NOT_OF_FORMS = (*DELIVERY_FIELDS, "noticed_failing_since")
 #: The longest earning period besides *Always*: a hundred years.
 MAX_EARNS_MONTHS = 1_200
@@ -42,7 +42,7 @@ MAX_EARNS_MONTHS = 1_200
 WARN_AFTER_FAILURES = 5
 
 
-#: A host that may have no dot or an underscore, such as a container, before a port or the end.
+#: A host, up to a port or the end. It may have an underscore or no dot, as containers do.
 _LOCAL_HOST = re.compile(r"(^|@)[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?(?=$|:\d+$)", re.IGNORECASE)
 
 
@@ -288,7 +288,8 @@ class Subscription(models.Model):
     pause_count = models.PositiveIntegerField(
         _("pauses in a row"), default=0, db_default=0, editable=False
     )
-    #: Those of the last failed attempt, if no later one was accepted: see ``CallbackAttempt``.
+    #: The error and the status code of the last failed attempt, as in ``CallbackAttempt``. Both are
+    #: cleared when an attempt is accepted.
     last_error = models.CharField(
         _("last error"), max_length=15, blank=True, default="", db_default="", editable=False
     )
@@ -339,7 +340,7 @@ class Subscription(models.Model):
         super().save(*args, update_fields=update_fields, **kwargs)
 
     def clean_fields(self, exclude: Collection[str] | None = None) -> None:
-        """Say all that is wrong with the callback URL, unless it is stored already."""
+        """Report all mistakes in the callback URL, unless it is stored already."""
         left_out = set(exclude or ())
         mistakes: dict[str, Any] = {}
         try:
@@ -511,7 +512,7 @@ class Subscription(models.Model):
         url_mistakes.validate(self.callback_url, self.url_rules)
 
     def callback_url_mistakes(self) -> list[url_mistakes.Mistake]:
-        """Return why forms refuse the callback URL: also if it is no URL once it is corrected."""
+        """Return why forms refuse the callback URL, also what its corrections would leave wrong."""
         found = url_mistakes.mistakes(self.callback_url, self.url_rules)
         try:
             validate_url(url_mistakes.correct(self.callback_url, self.url_rules))

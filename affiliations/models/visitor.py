@@ -99,9 +99,9 @@ class SubIds(models.Model):
 
 class Visitor(SubIds):
     """
-    A click on a partner's link that was counted. Each further click is a further visitor.
+    A counted click on a partner's link. Each further click is another visitor.
 
-    ``source`` says if there was no click: ``refer()`` was called, or an order had a code.
+    ``source`` tells how a visitor without a click came: by ``refer()``, or by a code on an order.
 
     ``successful_on`` is the time of the first conversion. Once ``closed_on`` is set, no conversion
     can be credited any more. The ``entry_point`` of rows of 0.12 is a path, not a URL.
@@ -203,7 +203,8 @@ class Visitor(SubIds):
     test_nonce = models.CharField(  # noqa: DJ001 -- see above
         max_length=32, unique=True, null=True, default=None, editable=False
     )
-    #: So that two orders of one customer with a partner's code, at once, make one visitor.
+    #: Prevents two simultaneous orders of one customer with a partner's code from creating two
+    #: visitors.
     code_key = models.CharField(  # noqa: DJ001 -- as above
         max_length=32, unique=True, null=True, default=None, editable=False
     )
@@ -284,7 +285,7 @@ class Visitor(SubIds):
         return self.is_internal or self.is_by_code
 
     def is_in_window(self, now: datetime) -> bool:
-        """Return whether the attribution window runs."""
+        """Return whether the attribution window has not ended."""
         window = self.partner.attribution_window
         return window is None or now - self.referred_on < window
 
