@@ -1,4 +1,4 @@
-"""Which of our placeholders is meant by a name, such as one of another system."""
+"""Find the placeholder of ours that a name means, such as the name of another system's macro."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from affiliations.placeholders import joined
 #: The longest text that is compared with our names.
 MAX_NAME = 40
 
-#: A transaction is a click in some systems, and an order in others. A revenue is the order's in
-#: some, and the partner's in others.
+#: Names that mean different things: a transaction is a click in some systems and an order in
+#: others, and a revenue is the order's or the partner's.
 AMBIGUOUS = {
     **dict.fromkeys(
         ("transactionid", "transaction", "txid", "tid"),
@@ -36,7 +36,7 @@ def meant(name: str) -> str | None:
         if text in placeholder.all_names:
             return placeholder.name
     ours = {joined(known): known for known in placeholders.NAMES}
-    # A shorter text resembles none.
+    # A shorter text would resemble a name by chance.
     matches = get_close_matches(text, ours, n=1, cutoff=0.8) if len(text) > 2 else []
     return ours[matches[0]] if matches else None
 
@@ -46,5 +46,5 @@ def did_you_mean(name: str | None) -> str:
 
 
 def is_name_of_ours(text: str) -> bool:
-    """Tell whether a text is one of our names, and no word of a language."""
+    """Tell whether a text is one of our names that is not also an ordinary word."""
     return joined(text) in {joined(name) for name in placeholders.NAMES if not name.isalpha()}

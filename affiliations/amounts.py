@@ -71,8 +71,8 @@ def parse(amount: object, currency: str) -> Money:
 
     ``amount`` is a ``Decimal`` or a value that converts to one; a float is read as it is written,
     ``0.1`` as one tenth. ``currency`` is a code of ISO 4217. The result has a ``problem`` if the
-    amount is no number or too large (then it is left out), if it is negative, or if the currency is
-    unknown.
+    amount is not a number or too large (its ``amount`` is then ``None``), if it is negative, or if
+    the currency is unknown.
     """
     code = currency.strip().upper()
     known = code if is_currency(code) else ""
@@ -106,7 +106,7 @@ def parse_typed(text: str, currency: str = "") -> Money:
 
 
 def kept(value: Decimal) -> Decimal:
-    """Round an amount to the decimals of the columns, such as a sum: SQLite adds up floats."""
+    """Round an amount to the decimals of the columns. Sums need it, as SQLite adds up floats."""
     return value.quantize(_FINEST, context=EXACT)
 
 

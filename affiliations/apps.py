@@ -56,5 +56,5 @@ def _start_dispatcher(**kwargs: Any) -> None:
     from affiliations.conf import settings
 
     request_started.disconnect(dispatch_uid=_START_DISPATCHER)
-    with suppress(ImportError):  # A check tells.
+    with suppress(ImportError):  # A system check reports it.
         getattr(settings.callback_dispatcher, "start", bool)()

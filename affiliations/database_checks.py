@@ -77,7 +77,7 @@ def _relations() -> Iterator[tuple[type[Model], type[Model]]]:
 
 
 def _database(alias: str) -> object:
-    """Return what two aliases share if they are one database, such as with two search paths."""
+    """Return a value that is equal for aliases of one database, such as with two search paths."""
     database = connections[alias].settings_dict
     if connections[alias].vendor == "sqlite":
         return alias
@@ -85,7 +85,7 @@ def _database(alias: str) -> object:
 
 
 def _refused() -> Iterator[CheckMessage]:
-    """Yield that rows that were read from a replica cannot be written to the primary database."""
+    """Yield an error if the routers do not allow a relation between a replica and the primary."""
     written = Visitor()
     written._state.db = db.write_alias()
     for model in (Visitor, get_user_model()):
@@ -130,8 +130,8 @@ def _not_created() -> Iterator[CheckMessage]:
 def check_charsets(
     app_configs: object = None, databases: Sequence[str] | None = None, **kwargs: object
 ) -> list[CheckMessage]:
-    """Check that connection and tables on MySQL and MariaDB have all characters."""
-    # Django names the databases that may be asked.
+    """Check that connection and tables on MySQL and MariaDB can hold all characters."""
+    # Django passes the databases that a check may query.
     alias = database_alias()
     return list(_charsets(alias)) if alias is not None and alias in (databases or ()) else []
 

@@ -126,7 +126,7 @@ class Period:
             yield self.first + number * _DAY
 
     def starts(self, interval: Interval) -> list[date]:
-        """Return the start of each day, week or month, even if the period has only a part of it."""
+        """Return the start of each day, week or month that is at least partly in the period."""
         return list(dict.fromkeys(interval.start(day) for day in self))
 
     def parts(self, interval: Interval | None, size: int) -> Iterator[Period]:

@@ -75,13 +75,13 @@ def _read_clock(alias: str) -> tuple[datetime.datetime, float]:
     with connections[alias].cursor() as cursor:
         cursor.execute(_CLOCKS[connections[alias].vendor])
         (moment,) = cursor.fetchone()
-    # Read in the middle of the query, as far as anybody knows.
+    # Assume that the clock was read in the middle of the query.
     reading = moment.replace(tzinfo=datetime.timezone.utc), (began + time.monotonic()) / 2
     _readings[alias] = reading
     return reading
 
 
-#: The charsets besides utf8mb4 of connection and tables, by alias of MySQL and MariaDB.
+#: The charsets of connection and tables other than utf8mb4, by alias of MySQL and MariaDB.
 _narrow_charsets: dict[str, set[str]] = {}
 
 
@@ -90,7 +90,8 @@ def can_store(text: str) -> bool:
     Tell whether each table of the app can store the characters of a text.
 
     Tables of an older MySQL or MariaDB may have the charset utf8mb3, without emoji, or latin1. A
-    text is copied from one table to another, so all of them count. Their charsets are read once.
+    text may be copied to any table, so all tables must be able to store it. The charsets are read
+    once.
     """
     if text.isascii() or connections[alias := write_alias()].vendor != "mysql":
         return True
@@ -129,7 +130,7 @@ def _has_characters(charset: str, text: str) -> bool:
         return max(text) <= "\uffff"
     try:
         text.encode("cp1252" if charset == "latin1" else charset)
-    except (LookupError, UnicodeEncodeError):  # Python has not all charsets of MySQL.
+    except (LookupError, UnicodeEncodeError):  # Python lacks some charsets of MySQL.
         return False
     return True
 
@@ -180,8 +181,8 @@ def lock_rows(rows: QuerySet[Any]) -> None:
     """
     Lock rows, inside a transaction, in the order of their primary keys.
 
-    Choose them by their keys alone. A row that meets a further condition only after this would be
-    locked by the update that follows, out of order.
+    ``rows`` must be filtered by primary key only. With a further condition, a row may meet it only
+    after this; the update that follows would then lock the row out of order.
 
     PostgreSQL updates rows in their order on the disk, which each update changes, so two
     transactions that update the same rows could deadlock. Other transactions can still insert rows

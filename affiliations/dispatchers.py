@@ -62,7 +62,7 @@ def celery(callback_ids: Sequence[int]) -> None:
     def enqueue() -> None:
         from affiliations import tasks
 
-        # No retry: the sweep is the retry.
+        # No retry by Celery: the sweep sends what is left.
         tasks.deliver.apply_async([list(callback_ids)], retry=False, ignore_result=True)
 
     _enqueue(enqueue)
@@ -142,7 +142,7 @@ class _Sender(_Background):
     """Sends due callbacks, from the first request or commit of this process on."""
 
     NAME = "affiliations-callbacks"
-    #: The maximum of seconds between two searches for callbacks of other processes.
+    #: The maximum number of seconds between two searches for callbacks of other processes.
     MAX_PAUSE = 30.0
     #: Seconds between two searches if the database is down.
     DATABASE_PAUSE = 5.0
@@ -217,7 +217,7 @@ class _Enqueuer(_Background):
     """
 
     NAME = "affiliations-enqueuer"
-    #: The maximum of calls that wait for an engine that hangs. The sweep sends the other callbacks.
+    #: The maximum number of calls that wait for an engine that hangs. The sweep sends the rest.
     MAX_CALLS = 1000
 
     def __init__(self) -> None:
@@ -254,7 +254,7 @@ class _Enqueuer(_Background):
         return call
 
     def stop(self) -> None:
-        """Make the calls that wait. The sweep sends the callbacks of those that are not made."""
+        """Make the waiting calls, then end. The sweep sends what is left if there is no time."""
         if self.thread is not None:
             with suppress(Full):
                 self.calls.put_nowait(None)

@@ -1,4 +1,4 @@
-"""Triggers that have fired: find the visitor to credit, and the amount, and record the result."""
+"""The events of triggers: find the visitor to credit and the amount, and record the conversion."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _STATUSES: Mapping[str, Conversion.Status] = {
 
 #: How many codes on one order are read.
 _MAX_CODES = 100
-#: The options that may state a visitor.
+#: The options by which an object may state the visitor.
 _STATING = ("visitor", "user", "code")
 
 
@@ -84,7 +84,7 @@ class TriggerEvent:
     fired_on: datetime | None = None
 
     def unread_options(self) -> list[str]:
-        """List the options that are neither stated nor read, because there is no object."""
+        """List the options that have no argument, and cannot be read without an object."""
         if self.instance is not None:
             return []
         names = [name for name in self.options if name != "instance"]
@@ -95,7 +95,7 @@ class TriggerEvent:
 
     def do_or_wait(self, kind: str) -> Conversion | None:
         """
-        Do the work; after the commit if the conversion has no amount until then.
+        Do the work, or do it after the commit if the conversion has no amount yet.
 
         A shop may save an order, then its total, and then report the payment, in one transaction.
         """
@@ -131,7 +131,7 @@ class TriggerEvent:
             readers |= {"visitor": partial(self._find_stored_visitor, failed)}
             readers |= {"user_id": lambda: getattr(self._buyer(failed.visitor), "pk", None)}
         elif kind == Kind.APPROVE:
-            failed.amount = "0"  # It cannot be compared, unless it can be read.
+            failed.amount = "0"  # Leads to a review if the amount cannot be read.
         readers |= {"amount": lambda: _as_text(self._stated_amount(kind)[0])}
         readers |= {"currency": lambda: _as_text(self._stated_amount(kind)[1])}
         for name, read in readers.items():
@@ -174,7 +174,8 @@ class TriggerEvent:
                 raise OperationalError("The visitor of the code is being stored.") from None
         same_key = Visitor.objects.using(alias).filter(code_key=visitor.code_key)
         if visitor.user is not None and same_key.exclude(user=visitor.user).exists():
-            # That of an account that is deleted or merged, whose primary key the buyer has.
+            # The key is taken by the visitor of a deleted or merged account, whose primary key the
+            # buyer has now.
             visitor.code_key, again = None, referral
         else:
             # Another order of the same buyer, with the same code, has just stored the visitor.
@@ -238,7 +239,7 @@ class TriggerEvent:
         return amount, currency
 
     def _amount_reader(self) -> Callable[[], tuple[object, str, object]] | None:
-        """Return a function that reads the stored object and its amount, if that is an option."""
+        """Return a function that reads the stored object's amount, if there is such an option."""
         instance = self.instance
         if self.amount is not None or not self._has("amount") or not isinstance(instance, Model):
             return None
@@ -252,7 +253,7 @@ class TriggerEvent:
         return read
 
     def _order_now(self) -> Money | None:
-        """Return what the order amounts to now; ``None`` if the object is of another kind."""
+        """Return the order's amount now; ``None`` if the object is of another kind."""
         if self.instance is None:  # It is tried again.
             return None if self.amount is None else parse(self.amount, self.currency or "")
         counted = self._counted()
@@ -261,7 +262,7 @@ class TriggerEvent:
         return parse(counted._value("amount"), str(counted._value("currency") or ""))
 
     def _counted(self) -> TriggerEvent | None:
-        """Return the event that counted, to read its amount; ``None`` if the object is another."""
+        """Return an event of the counting trigger; ``None`` if the object is of another kind."""
         counted = TriggerEvent(None, self.options["of"], self.instance)
         is_readable = counted._has("amount") and counted._is_of_sender(self.options)
         return counted if is_readable else None
@@ -270,14 +271,14 @@ class TriggerEvent:
         """
         Tell whether the object is of a model that is the sender of this trigger.
 
-        A sender that is no model says nothing about the object. Then it is of the same kind if the
-        options of the ``deciding`` trigger find it, and its reference, in the same way.
+        A sender that is not a model says nothing about the object. The object is then of the same
+        kind if the options of the ``deciding`` trigger find it and its reference in the same way.
         """
         models = [model for entry in entries(self.name) if (model := model_of(entry[3]))]
         if not models:
             same = ("instance", "reference")
             return all(deciding.get(key) == self.options.get(key) for key in same)
-        # A proxy of the model is no other kind.
+        # A proxy of the model is of the same kind.
         return any(
             isinstance(self.instance, model._meta.concrete_model or model) for model in models
         )
@@ -309,9 +310,9 @@ class TriggerEvent:
 
     def _find_stored_visitor(self, failed: FailedTrigger) -> Visitor | None:
         """
-        Return the visitor to credit; without the code, if a code would make a new one.
+        Return the visitor to credit, or the one without the code if the code's visitor is unsaved.
 
-        The codes are dropped if a running earning period has come before them.
+        The codes of ``failed`` are removed if they do not decide, as after an earning period.
         """
         referral = self._whose()
         if not referral.code:
@@ -320,7 +321,7 @@ class TriggerEvent:
 
     def _whose(self) -> Referral:
         """
-        Return the visitor to credit, open or not, and by what.
+        Return the visitor to credit, open or not, and the reason.
 
         These are asked in this order, as docs/explanation/attribution.rst says:
 
@@ -373,7 +374,7 @@ class TriggerEvent:
 
     def _by_code(self, code: PartnerCode, click: Visitor | None, *, is_buyer: bool) -> Referral:
         """
-        Return the partner's referral of this customer, or else a new one, which is unsaved.
+        Return the referral of this customer by the code's partner, or else a new, unsaved one.
 
         Args:
             code: The code on the order.
@@ -404,7 +405,7 @@ class TriggerEvent:
         if user is None and (stated is None or stated.successful_on is None):
             return None
         if user is None and stated is not None and stated.is_open and not self._codes:
-            return None  # It is credited without a period as well.
+            return None  # An open visitor is credited without a period as well.
         now = self.fired_on or timezone.now()
         return earning.find(self.name, now, visitor=stated, user=user)
 
@@ -490,11 +491,11 @@ def has_no_visitor(
     """
     Tell, without a query or reading the session, whether there is certainly no visitor.
 
-    Each save of a model that has a trigger asks. To create a ``TriggerEvent`` first would take
-    longer than the answer.
+    It is called for each save of a model that has a trigger. Creating a ``TriggerEvent`` for it
+    would take longer than the rest.
     """
-    # A stated user may have an earning period. Of a code, whether it is one is asked later: what
-    # is read from an object may take a query.
+    # A stated user may have an earning period. Whether a text is a code is checked later, since
+    # reading it from an object may take a query.
     if not (visitor is None and user is None and code in (None, "")):
         return False
     if options and instance is not None and not options.keys().isdisjoint(_STATING):

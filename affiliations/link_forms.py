@@ -70,8 +70,8 @@ class LinkForm(forms.Form):
         """
         Tell whether a host belongs to this site.
 
-        ``*`` in ``ALLOWED_HOSTS`` does not say which hosts do; the host of the request does. A user
-        name before the host is refused, since it may imitate a host of this site.
+        ``*`` in ``ALLOWED_HOSTS`` is ignored, but the host of the request always belongs to it. A
+        user name before the host is refused, since it may imitate a host of this site.
         """
         if host == self.request.get_host():
             return True

@@ -59,8 +59,8 @@ def tracking_link(url: str, uid: str, *, click_id: str = "", **sub_ids: str) -> 
     Return a URL or path of this site with a partner's uid in it.
 
     ``click_id`` and ``sub1`` to ``sub5`` get the parameter names of the settings; blank ones are
-    left out. A uid in the URL is replaced; other parameters and the fragment stay. ``TypeError``
-    for any other keyword.
+    left out. A uid in the URL is replaced; other parameters and the fragment stay. Any other
+    keyword raises ``TypeError``.
 
     >>> tracking_link("/path/?x=1", "moox6esi", click_id="42")
     '/path/?x=1&affiliate_id=moox6esi&click_id=42'

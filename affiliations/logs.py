@@ -1,5 +1,5 @@
 """
-The fields of log records, messages that stay in their lines, and the console of a developer.
+The fields of log records, messages that stay in one line, and the console of a developer.
 
 Text from outside, such as a reference or the error of a partner's server, could otherwise add a
 line to a log that looks like one of this site, or control the terminal that shows it.
@@ -50,8 +50,8 @@ def keep_in_line(record: logging.LogRecord) -> bool:
     """
     Escape the message of a record, and indent its traceback.
 
-    A filter of the logger ``affiliations``, to which every module logs. A message without such
-    characters keeps its arguments, by which some services group records.
+    This is a filter of the logger ``affiliations``, to which every module logs. A message that
+    needs no escapes keeps its arguments, by which some services group records.
     """
     try:
         message = record.getMessage()
@@ -92,9 +92,9 @@ def tell(message: str, *args: object, level: int = logging.DEBUG, **about: Any) 
     """
     Log what happened to a click, a trigger or a callback; with ``DEBUG`` also on the console.
 
-    Django's own ``LOGGING`` shows neither. The console has the line if the host has configured
-    nothing for the logger ``affiliations``, and if no handler of the host gets the record. Test
-    runners turn ``DEBUG`` off.
+    Django's default ``LOGGING`` does not show such records. With ``DEBUG``, the line is printed if
+    the host has not configured the logger ``affiliations``, and if no handler of the host gets the
+    record. Test runners turn ``DEBUG`` off.
 
     Args:
         message: The message, in English. Arguments that are translated become English, too.

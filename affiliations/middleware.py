@@ -57,7 +57,7 @@ class AffiliateVisitorsRegistrationMiddleware:
                 response = ClickResponse(request, click).answer()
             if response is None:
                 response = self.get_response(request)
-            # A path without a page may be a link that was bent.
+            # A path without a page may be a link whose "?" was lost.
             if click is None and response.status_code == 404:
                 click = Click.in_path(request)
                 response = (click and ClickResponse(request, click).answer()) or response
@@ -92,7 +92,7 @@ def _leave(
     click: Click | None,
 ) -> HttpResponseBase:
     if click is not None:
-        # Also of an error: the click of the next visitor must not be answered by a cache.
+        # Also for an error: a cache must not answer the click of the next visitor.
         add_never_cache_headers(response)
     if STATE in request.__dict__:
         visitors.leave(request, response)
@@ -119,10 +119,10 @@ class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs 
     @property
     def _wrapped(self) -> Visitor | None:
         """
-        Return the visitor, and ask at each use.
+        Return the visitor, and let the response vary by cookie at each use.
 
-        A cache inside, such as ``cache_page()``, must know of a view that uses the visitor whom a
-        middleware outside has looked up.
+        A middleware outside of a cache may have looked up the visitor. The cache, such as
+        ``cache_page()``, must still notice that the view uses the visitor.
         """
         RequestState.ask(self._request)
         if self._visitor is empty:

@@ -47,7 +47,7 @@ def value_of(instance: object, option: PathOrCallable) -> Any:
 
 
 def _mistake(sender: object, path: str) -> str | None:
-    """Return why a path leads to no value; only its steps over models can be checked."""
+    """Return why a path leads to no value. Only its steps from model to model can be checked."""
     for name in path.split("."):
         if not is_model(sender):
             return None
@@ -86,7 +86,7 @@ def end_of_path(model: type[Model] | None, path: str) -> Field[Any, Any] | None:
 
 
 def are_one_by_path(one: type[Model], other: type[Model], path: str) -> bool:
-    """Tell whether objects of two models whose values at a path are equal are certainly one."""
+    """Tell whether objects of two models with equal values at a path are certainly the same."""
     ends = end_of_path(one, path), end_of_path(other, path)
     if None in ends:
         return key_owner(one) is key_owner(other)
@@ -118,10 +118,10 @@ def key_owner(model: type[Model]) -> type[Model]:
 
 def default_reference(instance: object, senders: Sequence[object]) -> str:
     """
-    Return the reference of an object, which has no other, for a trigger with these senders.
+    Return the default reference of an object, ``shop.order:17``, for a trigger with these senders.
 
-    Its label is that of the sender, not of the object's own class: an order and its child of
-    another table, or a proxy of it, are one order.
+    The label is that of the sender, not of the object's own class: an order and its multi-table
+    child or proxy are one order.
     """
     if not isinstance(instance, Model) or instance.pk is None:
         return ""
@@ -139,8 +139,8 @@ def wrong_options(options: object, receiver: str, sender: object) -> Iterator[st
     """
     Yield the mistakes in a fifth item; paths are looked up on a sender that is a model.
 
-    ``receiver`` is the name of a receiver of this app, or empty for one of the host's own. That may
-    call any of ours: if there is the option ``of``, those that decide, otherwise those that count.
+    ``receiver`` is the name of a receiver of this app, or empty for one of the host's own. The
+    host's may do what any of ours does: decide if there is the option ``of``, otherwise count.
     """
     if not isinstance(options, Mapping):
         yield f"{options!r} must be a dict"
@@ -193,7 +193,7 @@ class Option(NamedTuple):
     Attributes:
         receivers: The receivers that use it.
         mistake: Returns what is wrong with a value for a sender, or ``None``.
-        missing: What to write, if these receivers cannot do without it.
+        missing: What to write, if the option is required.
     """
 
     receivers: tuple[str, ...]

@@ -1,9 +1,8 @@
 """
 Import partners from a CSV file, such as from another affiliate system.
 
-A file is read as a whole, and compared with the partners that there are, before anything is
-written. It takes time linear to its length, and a number of queries that depends on it by batches
-only.
+A file is read as a whole, and compared with the existing partners, before anything is written. The
+time is linear in its length, and the number of queries grows only with the number of batches.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LINE_BREAK = re.compile(rb"\r\n|\r|\n")
 _DELIMITERS = "\t;,"
 _BATCH = 500
-#: The maximum of characters of a value that a mistake quotes.
+#: The maximum number of characters of a value that a mistake quotes.
 _QUOTED = 60
 
 
@@ -114,7 +113,7 @@ def carry_out(found: Plan) -> None:
     try:
         with transaction.atomic(using=alias):
             partners.bulk_create(found.created, batch_size=_BATCH)
-            # An import does not make a partner active who was stopped for fraud a moment ago.
+            # A partner who was stopped for fraud a moment ago must not become active again.
             for rows, among in ((active, partners.filter(stopped_on=None)), (inactive, partners)):
                 if rows and _update(among, rows, found.changed_fields) != len(rows):
                     raise ChangedMeanwhile
@@ -161,7 +160,7 @@ class _Refused(Exception):
 
 
 class _Reader:
-    """Compares the lines of a file with the partners that there are, and with each other."""
+    """Compares the lines of a file with the existing partners, and with each other."""
 
     def __init__(self, *, update: bool) -> None:
         self.update = update

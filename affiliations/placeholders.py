@@ -35,10 +35,10 @@ class Placeholder:
     A value that a callback URL can contain.
 
     ``explanation`` is for staff. ``get`` returns the value for a callback; a missing one is
-    ``None`` or empty. The preview shows ``sample``, which cannot be mistaken for a real value; test
-    callbacks, which have no conversion, contain it if ``needs_conversion``. ``aliases`` are the
-    names of the value in other systems, from which the form suggests this one, separated by blanks;
-    case and ``_`` do not matter.
+    ``None`` or empty. The preview shows ``sample``, which cannot be mistaken for a real value. Test
+    callbacks have no conversion, so they contain the sample if ``needs_conversion``. ``aliases``
+    are names of the value in other systems, separated by blanks, for which the form suggests this
+    placeholder. Case and ``_`` in them do not matter.
     """
 
     name: str
@@ -240,7 +240,7 @@ IDENTIFYING = ("visitor_id", "click_id")
 _BRACES = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 # A backslash ends the host, as it does for urllib3.
 _ORIGIN = re.compile(r"\A[^:/?#]*://[^\\/?#]*")
-#: The characters of path and query that are sent as they are (RFC 3986), besides the unreserved.
+#: The characters that path and query may have unescaped, beside the unreserved ones (RFC 3986).
 _PATH_CHARACTERS = "!$&'()*+,;=:@/"
 _QUERY_CHARACTERS = _PATH_CHARACTERS + "?"
 _PERCENT = re.compile("%(?:[0-9A-Fa-f]{2})?")
@@ -335,7 +335,7 @@ def _split(url: str) -> tuple[str, str, str, str]:
 
 
 def _encoded_and_filled(template: str, characters: str, values: Mapping[str, object]) -> str:
-    # For a “%” that begins no escape 0.12 has encoded every one, and partners expect that.
+    # If any “%” begins no escape, 0.12 encoded every “%”, and partners expect that.
     if LONE_PERCENT.search(template):
         template = template.replace("%", "%25")
     filled, end = "", 0

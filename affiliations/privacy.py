@@ -2,7 +2,7 @@
 Erasure and retention of personal data, and the removal of floods.
 
 ``blank`` erases the data of one person. ``purge`` deletes old visitors without a conversion, and
-keeps their number. ``remove`` deletes the visitors without a conversion of a partner's days, and
+keeps their number. ``remove`` deletes a partner's visitors of some days without a conversion, and
 counts them as filtered clicks. None deletes a conversion: its reference and its payout are needed.
 """
 
@@ -81,17 +81,23 @@ def blank(
 
     Call it before the account is deleted: afterwards the person's rows cannot be found.
 
-    Blanked are the click id, the sub ids, the landing page and the referrer of the person's
-    visitors; the URLs of the callbacks about these visitors and about the person's purchases; and
-    the messages and responses of the attempts. The Admin's history loses the URLs and the landing
-    pages by which earlier versions named callbacks and visitors, those of other persons too, since
-    their callbacks may have been purged. A callback that was not sent yet is cancelled, since
-    it would tell the partner about the person. A callback that is being sent at this moment is
-    skipped, and ``personal_data()`` still counts it; call ``blank()`` again. Conversions stay.
+    These are blanked:
+
+    - the click id, the sub ids, the landing page and the referrer of the person's visitors,
+    - the sub ids of these visitors' conversions, which stay otherwise,
+    - the URLs and bodies of the callbacks about these visitors and about the person's purchases,
+    - the messages and responses of the attempts to send these callbacks.
+
+    In the Admin's history, earlier versions named callbacks by their URLs, and visitors by their
+    landing pages. These names are replaced for all persons, since the callbacks may be purged.
+
+    A callback that was not sent yet is cancelled, since it would tell the partner about the person.
+    A callback that is being sent at this moment is skipped, and ``personal_data()`` still counts
+    it: call ``blank()`` again.
 
     Args:
         user: The person.
-        batch: The maximum of rows that change in one transaction.
+        batch: The maximum number of rows that change in one transaction.
         progress: Called with the numbers so far after each transaction.
 
     Returns:
@@ -246,8 +252,8 @@ def _deletable() -> VisitorQuerySet:
         if not isinstance(relation, ForeignObjectRel) or relation.many_to_many:
             continue
         if relation.field.name == "instead_of":
-            continue  # What a code has beaten stays no longer than other clicks.
-        # A visitor that replaced them does not need them; the others are deleted too.
+            continue  # A click that lost to a code is kept no longer than other clicks.
+        # A visitor that replaced them does not need them; the other two are deleted with them.
         if relation.related_model not in (Visitor, FollowedTestLink, UncreditedTrigger):
             rows = relation.related_model._base_manager
             visitors = visitors.exclude(

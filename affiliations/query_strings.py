@@ -1,9 +1,9 @@
 """
-Read the query string of a partner's link, also of a link that mailers or people have bent.
+Read the query string of a partner's link, even if mail programs or people have changed the link.
 
-Bent is: a second ``?``, ``&amp;``, an ``&``, ``?`` or ``=`` that is encoded or escaped as in JSON,
-quoted-printable (``=3D`` and soft line breaks), a key in another case, spaces before it, and
-quotes, brackets or text around the uid.
+Such a link is called bent. It may have a second ``?``, ``&amp;``, an ``&``, ``?`` or ``=`` that is
+encoded or escaped as in JSON, quoted-printable (``=3D`` and soft line breaks), a key in another
+case or after spaces, or quotes, brackets or text around the uid.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SEPARATOR = re.compile(
 _EQUALS = re.compile(rb"=|%(?:25){0,3}3D|(?:\\|%(?:25){0,3}5C)u003d", re.IGNORECASE)
 _ENCODED = re.compile(rb"%(?:25){0,3}(26(?!" + _ENTITY + rb")|3D)", re.IGNORECASE)
 #: A URL or a path, with parameters of its own: with "//", with a slash at the beginning of a value,
-#: or with a slash behind the name of a host.
+#: or with a slash after the name of a host.
 _SLASH = rb"(?:[/\\]|%(?:25){0,3}(?:2F|5C))"
 _URL = re.compile(
     _SLASH + rb"{2}|\A" + _SLASH + rb"(?!\Z)"
@@ -37,9 +37,9 @@ _URL = re.compile(
     rb"(?:[a-z][a-z0-9+.-]*(?::|%(?:25){0,3}3A))?" + _SLASH + rb"|\w\.[a-z]{2,}(?::\d+)?" + _SLASH,
     re.IGNORECASE,
 )
-#: A second "?" with its first parameter, behind the value of the last one.
+#: A second "?" with its first parameter, after the value of the last one.
 _SECOND_QUERY = re.compile(rb"\?[\w.-]+=")
-#: What stays of a separator, such as "amp;" behind "&".
+#: What is left of a separator, such as "amp;" after "&".
 _NOTHING = re.compile(rb"(?:amp|(?:#|%23)0?38|[^\w%\x80-\xff])*", re.IGNORECASE)
 #: A soft line break of quoted-printable. Browsers remove a line break that is not escaped.
 _SOFT_BREAK = re.compile(rb"=(?:%0D%0A|%0D|%0A)", re.IGNORECASE)
@@ -47,14 +47,14 @@ _QUOTED_PRINTABLE = re.compile(rb"=(3D)?(?:%0D|%0A|\r|\n)*", re.IGNORECASE)
 #: Quotes and brackets around a key, and what else may stand before it.
 _AROUND = "\"'<>()[]{}\u2018\u2019\u201c\u201d\u00ab\u00bb\u200b\ufeff"
 _BEFORE_KEY = _AROUND + "# \t\r\n\u00a0"
-#: Quotes and brackets before a uid, which may be encoded twice, and spaces behind them.
+#: Quotes and brackets before a uid, which may be encoded twice, and spaces after them.
 _BEFORE_UID = re.compile(rb"(?:(?:%[0-9A-Fa-f]{2}|[^A-Za-z0-9\0 \t])[ \t]*)*")
-#: A uid with a text behind it. A colon may be that of a test link.
+#: A uid with a text after it. A colon may be part of a test link's signed uid.
 _FIRST_WORD = re.compile(rb"([A-Za-z0-9]{%d})[^A-Za-z0-9:._~\0-]" % UID_LENGTH)
 #: What a line break leaves inside a uid.
 _INSIDE_UID = re.compile(rb"(?<=[A-Za-z0-9])[\s=\x80-\xff]+")
 #: Escapes of characters of a plain key, and what may be inside a key in quoted-printable. Each
-#: choice begins with a character, so that the escape of another one costs little.
+#: alternative begins with a fixed character, so that other escapes are rejected quickly.
 _IN_KEY = r"%(?:2d|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f|0(?<==%0)[ad])"
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -72,7 +72,7 @@ class FollowedLink(NamedTuple):
 
     #: The query string without the uid.
     rest: bytes
-    #: The uid as Django reads it, if it does, and then what else may be meant.
+    #: The readings of the uid: first that of Django, if it finds one, and then other possible ones.
     uids: list[Uid]
     #: The values of the other parameters that were asked for, not decoded, by name.
     ids: dict[str, bytes]
@@ -80,10 +80,10 @@ class FollowedLink(NamedTuple):
 
 @dataclass
 class _Rest:
-    """Consecutive parts of a pair that are not the uid's."""
+    """Consecutive parts of a pair that do not belong to the uid."""
 
     pieces: list[bytes] = field(default_factory=list)
-    #: Whether the separator before it is, so that it may be a part of the uid's value.
+    #: Whether the separator before it is encoded, so that it may be a part of the uid's value.
     is_encoded: bool = False
     has_value: bool = False
     #: Whether it ends with a URL, to which all further parts belong.
@@ -99,7 +99,7 @@ class _Rest:
         self.is_url |= _URL.search(part) is not None
 
     def text(self) -> bytes:
-        """Return the query string that they make, empty if it has no parameter."""
+        """Return the query string of these parts; empty if it has no parameter."""
         text = b"".join(self.pieces)
         if _NOTHING.fullmatch(text) or (self.is_encoded and not _EQUALS.search(text)):
             return b""
@@ -113,9 +113,9 @@ def may_name(keys: Collection[str]) -> Callable[[str], object]:
     """
     Return a function that tells whether a query string can be that of a partner's link.
 
-    Its argument is a raw query string in lower case, and ``None`` is its "no"; ``read()`` knows
-    whether the link is one. Every request of the site with a query string is asked, so that it is
-    one expression.
+    The function takes a raw query string in lower case, and returns ``None`` for "no". Otherwise
+    ``read()`` finds out. It is one regular expression, since it is called for every request of the
+    site that has a query string.
     """
     # The text of a key, or what a plain key is interrupted by in quoted-printable.
     clues = [re.escape(key.lower()) for key in keys]
@@ -206,8 +206,8 @@ def _parameter(
     """
     Return the name and the raw value of a part that is one of ``names``.
 
-    ``inside`` is the separator before it if it is in the value of another parameter. A word alone,
-    and ``%26`` with ``%3D``, are a text there.
+    ``inside`` is the separator before the part if that is in the value of another parameter. There
+    a part without ``=``, or with both ``%26`` and ``%3D``, is text of the value.
     """
     raw_name, _, value = part.partition(b"=")
     if (name := names.get(_folded(_decoded_name(raw_name)))) is not None and value:
@@ -218,7 +218,7 @@ def _parameter(
     name = names.get(_folded(_decoded_name(raw_name)))
     before, quoted, after = part.replace(b"=3d", b"=3D").partition(b"=3D")
     if name is None and quoted:
-        # A soft line break in the name, of which the browser has left the "=".
+        # A soft line break was in the name. The browser has removed all of it but the "=".
         name = names.get(_folded(_decoded_name(before.replace(b"=", b""))))
         value = b"3D" + after
     is_encoded = inside.startswith((b"%", b"\\"))

@@ -76,8 +76,9 @@ def connect() -> None:
     A trigger on a model also listens to the model's proxies and multi-table children, those defined
     later included.
 
-    ``ImproperlyConfigured``, naming every mistake, if a trigger could not fire. Then the earlier
-    triggers stay connected.
+    Raises:
+        ImproperlyConfigured: If a trigger could not fire; it names every mistake. The earlier
+            triggers then stay connected.
     """
     triggers = read()
     disconnect()
@@ -119,7 +120,7 @@ def _is_nearest(trigger: Trigger, model: type[Model]) -> bool:
     """
     Tell whether a trigger listens to a model: the model itself or its nearest parent is the sender.
 
-    Nearest among the entries with the same signal and receiver: one that names a child takes the
+    Only entries with the same signal and receiver are compared: one that names a child takes the
     child away from its parent's entry.
     """
     senders = [
@@ -134,7 +135,7 @@ def _is_nearest(trigger: Trigger, model: type[Model]) -> bool:
 
 
 def read() -> list[Trigger]:
-    """Read the triggers of the settings; ``ImproperlyConfigured`` names every mistake in them."""
+    """Read the triggers of the settings; raise ``ImproperlyConfigured`` with all their mistakes."""
     try:
         entries = settings.triggers
     except AttributeError:
@@ -279,7 +280,7 @@ def _suggestion(close: list[str]) -> str:
 
 
 def _wrong_target(trigger: Trigger, triggers: list[Trigger]) -> Iterator[str]:
-    """Yield why a trigger that decides would find no conversion, or that of another object."""
+    """Yield why a deciding trigger would find no conversion, or the one of another object."""
     name = trigger.options["of"]
     counting = [other for other in triggers if "of" not in other.options]
     targets = [other for other in counting if other.name == name]
@@ -326,7 +327,7 @@ def _labels(models: Iterable[type[Model]]) -> str:
 
 
 def _clashes(trigger: Trigger, others: list[Trigger]) -> Iterator[str]:
-    """Yield why a trigger would be confused with an earlier one."""
+    """Yield why a trigger could be confused with an earlier one."""
     for other in others:
         if trigger.name != other.name and _folded(trigger.name) == _folded(other.name):
             yield (
@@ -346,7 +347,7 @@ def _clashes(trigger: Trigger, others: list[Trigger]) -> Iterator[str]:
 
 
 def _equal_references(trigger: Trigger, other: object) -> str | None:
-    """Return why objects of a trigger and of another sender may be taken for one."""
+    """Return why an object of a trigger and one of another sender may have equal references."""
     path = trigger.options.get("reference")
     if not isinstance(path, str) or not {"of", "instance"}.isdisjoint(trigger.options):
         return None

@@ -1,4 +1,4 @@
-"""What the processes that send callbacks do besides: retries of triggers, and approvals."""
+"""The other work of processes that send callbacks: retries of failed triggers, and approvals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def due_work() -> Iterator[int]:
 
 
 def retry_due(now: datetime | None = None) -> Iterator[int]:
-    """Try the failed triggers that are due, the oldest first; yield 1 for each that is done."""
+    """Retry the failed triggers that are due, oldest first; yield 1 for each success, else 0."""
     rows = _failed().select_related("visitor__partner")
     try:
         due = rows.due(now or db.now())

@@ -44,7 +44,7 @@ def start_referral(client: Client, partner: Partner, url: str = "/", **labels: s
 async def astart_referral(
     client: AsyncClient, partner: Partner, url: str = "/", **labels: str
 ) -> Visitor:
-    """Do what ``start_referral`` does, with an async client."""
+    """Do what ``start_referral()`` does, with an async client."""
     response = await client.get(
         partner.link(url, **labels), secure=django_settings.SECURE_SSL_REDIRECT
     )

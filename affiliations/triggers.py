@@ -44,7 +44,7 @@ __all__ = [
 
 logger = logging.getLogger("affiliations")
 
-#: The triggers of which the log says that they had no effect outside of a request.
+#: The triggers that the log has already reported as without effect outside of a request.
 _told_outside: set[str] = set()
 
 _is_paused: ContextVar[bool] = ContextVar("affiliations_is_paused", default=False)
@@ -55,9 +55,9 @@ def paused() -> Iterator[None]:
     """
     Let no trigger have an effect in a ``with`` block, such as during an import of old orders.
 
-    Nothing is credited, approved, rejected or adjusted, and nothing is made up for afterwards. Only
-    the current thread or task is paused, and what it calls. It can also decorate a function, but
-    not an ``async def``, which runs after the block.
+    Nothing is credited, approved, rejected or adjusted, neither now nor later. This affects only
+    the current thread or task, and what it calls. It can also decorate a function, but not an
+    ``async def``, whose body would run after the block.
     """
     token = _is_paused.set(True)
     try:
@@ -81,11 +81,11 @@ def complete_trigger(
     """
     Credit the partner of a visitor for a trigger whose conditions are met.
 
-    The visitor is the argument ``visitor``. Without it, the visitor of the request is credited,
-    unless ``user`` is given and another user is logged in; if ``AFFILIATE_ATTRIBUTE_BY_USER`` is
+    The argument ``visitor`` names the visitor. Without it, the visitor of the request is credited,
+    unless ``user`` is given and another user is logged in. If ``AFFILIATE_ATTRIBUTE_BY_USER`` is
     true, the attribution model chooses between that visitor and those of the buyer. If ``instance``
-    is given, the fifth item of the trigger's setting supplies the arguments that are
-    left out. The partner must be active and subscribe to the trigger; no event is counted twice.
+    is given, the fifth item of the trigger's setting supplies the arguments that are left out. The
+    partner must be active and subscribe to the trigger. No event is counted twice.
 
     Args:
         request: The request, ``tls.request`` (bound or not), or ``None`` outside of one.
@@ -98,8 +98,8 @@ def complete_trigger(
         amount: The amount that the commission is calculated from, a ``Decimal``.
         currency: The currency of the amount, a code of ISO 4217.
         code: The coupon on the order, or a list of several. The partner of the first one that is a
-            code of an active partner is credited, whoever's link was followed. Others are ignored,
-            and so are case and blanks around it.
+            code of an active partner is credited, whoever's link was followed. Other codes are
+            ignored. Case and blanks around a code do not matter.
 
     Returns:
         The conversion, or ``None`` if no partner is credited. Also ``None`` if ``instance`` is in
@@ -141,7 +141,7 @@ def object_created(
     raw: bool = False,
     **sent: object,
 ) -> None:
-    """Complete the trigger when ``post_save`` reports a new object that no fixture has loaded."""
+    """Complete the trigger when ``post_save`` reports a new object, except during ``loaddata``."""
     if created is None and not raw:
         logger.error(
             "Trigger “%s” credits nobody: object_created needs a signal that says whether the "
@@ -196,7 +196,8 @@ def reject_conversions(
     """
     Reject the conversion of an object, such as an order that is refunded.
 
-    The conversion is found as ``approve_conversions()`` finds it. It may be pending or approved.
+    The conversion is found as ``approve_conversions()`` finds it. It may be pending or approved. If
+    the option ``may_be_paid`` is true, ``approve_conversions()`` can still approve it later.
     """
     event = _event_of_signal(affiliate_trigger_name, instance, raw, sender, sent)
     if event is not None:
@@ -263,7 +264,7 @@ def _tell_no_visitor(name: str, request: HttpRequest | None) -> None:
     """
     Log, for a developer, that no partner can be credited since there is no visitor.
 
-    Outside of requests once for each trigger: a command may save many objects.
+    Outside of requests it is logged once for each trigger, since a command may save many objects.
     """
     if not logs.is_told() or _is_paused.get() or (request is None and name in _told_outside):
         return
@@ -307,7 +308,7 @@ def _credit(event: TriggerEvent) -> Conversion | None:
 
 
 def _report_unread_options(event: TriggerEvent) -> None:
-    """Log the options of a trigger of ours that are neither stated nor read from an object."""
+    """Log the options of a trigger that have no argument, and no object to be read from."""
     unread = event.unread_options()
     if unread and any(own_receiver(entry[2]) for entry in entries(event.name)):
         logger.warning(
@@ -326,7 +327,7 @@ def own_receiver(receiver: object) -> str:
 
 
 def _with_host(event: TriggerEvent, kind: Kind) -> Conversion | None:
-    """Do the work in the transaction of the host's object; after it, if in another database."""
+    """Do the work in the transaction of the host's object, or after it if in another database."""
     if _is_paused.get():
         return None
     work = partial(event.attempt, event.do_or_wait, kind)

@@ -1,8 +1,8 @@
 """
-What people paste as a callback URL: its mistakes, with their corrections, and what is doubtful.
+Find the mistakes in a pasted callback URL, with their corrections, and what looks doubtful.
 
-A URL is examined in steps. Each step reads the text as the corrections of the steps before it leave
-it, so that all mistakes are found at once.
+A URL is examined in steps. Each step reads the text with the corrections of the earlier steps, so
+that all mistakes are found at once.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class _Edit(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a callback URL must have, besides what every one must."""
+    """The rules that only some callback URLs must follow."""
 
-    #: It must contain one of these placeholders, if there are any.
+    #: The URL must contain one of these placeholders, if there are any.
     identifying: Collection[str] = IDENTIFYING
     require_https: bool = False
 
@@ -113,14 +113,14 @@ def mistakes(url: str, rules: Rules = _USUAL) -> list[Mistake]:
 
 
 def doubts(url: str) -> list[Mistake]:
-    """Return what looks like a placeholder and is none; a URL with doubts is valid."""
+    """Return what looks like a placeholder but is none. A URL with doubts is valid."""
     if len(url) > MAX_LENGTH:
         return []
     return _examine(url, _USUAL, _is_mistake).mistakes(is_doubt=True)
 
 
 def correct(url: str, rules: Rules = _USUAL) -> str:
-    """Return the URL with all of its mistakes corrected that can be; its doubts stay."""
+    """Return the URL with all corrections of its mistakes, but not of its doubts."""
     rounds, before = 0, ""
     while url != before and rounds < _ROUNDS and len(url) <= MAX_LENGTH:
         rounds, before, url = rounds + 1, url, _examine(url, rules, _is_mistake).text

@@ -472,7 +472,7 @@ class Partner(models.Model):
         return [self.signing_secret, *([self.previous_signing_secret] if is_overlap else [])]
 
     def ensure_signing_secret(self) -> None:
-        """Create a secret for a partner without one, whom a process of 0.12 has inserted."""
+        """Create a secret for a partner without one, as a process of 0.12 inserts a partner."""
         if not self.signing_secret:
             rows = Partner.objects.using(db.write_alias()).filter(pk=self.pk)
             rows.filter(signing_secret="").update(signing_secret=new_signing_secret())

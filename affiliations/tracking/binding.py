@@ -165,7 +165,7 @@ def _closed() -> None:
 
 def real_request(request: HttpRequest | None) -> HttpRequest | None:
     """
-    Return the request behind ``tls.request``, or ``None`` if that proxy is unbound.
+    Return Django's request behind a proxy or a wrapper; ``None`` if ``tls.request`` is unbound.
 
     Receivers written for 0.12 pass the proxy on. An unbound proxy is not ``None``, and almost any
     use of it except ``type()`` raises ``RuntimeError``.
