@@ -71,8 +71,8 @@ def parse(amount: object, currency: str) -> Money:
 
     ``amount`` is a ``Decimal`` or a value that converts to one; a float is read as it is written,
     ``0.1`` as one tenth. ``currency`` is a code of ISO 4217. The result has a ``problem`` if the
-    amount is not a number or too large (its ``amount`` is then ``None``), if it is negative, or if
-    the currency is unknown.
+    amount is negative or the currency unknown. It has a ``problem`` and no ``amount`` if the amount
+    is not a number or too large.
     """
     code = currency.strip().upper()
     known = code if is_currency(code) else ""

@@ -1,8 +1,8 @@
 """
 The fields of log records, messages that stay in one line, and the console of a developer.
 
-Text from outside, such as a reference or the error of a partner's server, could otherwise add a
-line to a log that looks like one of this site, or control the terminal that shows it.
+Text from outside, such as a reference or the error of a partner's server, could otherwise forge a
+line of the log, or control the terminal that shows it.
 """
 
 from __future__ import annotations

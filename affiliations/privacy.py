@@ -64,7 +64,12 @@ class PersonalData:
 
 
 def personal_data(user: AbstractBaseUser) -> PersonalData:
-    """Count the rows that ``blank()`` would blank."""
+    """
+    Count the rows that ``blank()`` would blank.
+
+    Args:
+        user: The person.
+    """
     return PersonalData(
         _visitors_of(user).count(), sum(callbacks.count() for callbacks in _callbacks_of(user))
     )
@@ -161,6 +166,11 @@ def remove(partner: Partner, period: Period, *, batch: int = BATCH) -> Iterator[
     Reports count them as filtered clicks. A visitor is kept if it has a conversion, or if a row of
     the host refers to it. The others are deleted even within the attribution window: what they
     order afterwards is not credited.
+
+    Args:
+        partner: The partner.
+        period: The days of the clicks, as a ``Period`` of ``affiliations.reports``.
+        batch: The maximum number of visitors that are deleted in one transaction.
     """
     rollups.ensure_state()
     visitors = unconverted(partner, period)

@@ -1,9 +1,13 @@
 """
 Read the query string of a partner's link, even if mail programs or people have changed the link.
 
-Such a link is called bent. It may have a second ``?``, ``&amp;``, an ``&``, ``?`` or ``=`` that is
-encoded or escaped as in JSON, quoted-printable (``=3D`` and soft line breaks), a key in another
-case or after spaces, or quotes, brackets or text around the uid.
+Such a link is called bent. It may have:
+
+- a second ``?``, or ``&amp;``,
+- an ``&``, ``?`` or ``=`` that is encoded, or escaped as in JSON,
+- quoted-printable text: ``=3D`` and soft line breaks,
+- a key in another case or after spaces,
+- quotes, brackets or text around the uid.
 """
 
 from __future__ import annotations

@@ -243,8 +243,8 @@ def _event_of_signal(
     """
     Return the trigger's event, for a receiver of this module that a signal has called.
 
-    ``None`` if the object is loaded from a fixture, if the receiver ``counts`` and there is no
-    visitor, or if there are options and no object that they could be read from.
+    ``None`` if the object is loaded from a fixture, or if the receiver ``counts`` and there is no
+    visitor. Also ``None`` if there are options, but no object to read them from.
     """
     if raw:
         return None

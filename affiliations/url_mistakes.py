@@ -368,7 +368,7 @@ def _domain_mistakes(parts: SplitResult) -> Iterator[str]:
         yield _("A placeholder cannot be part of the domain. Use it in the path or the query.")
     host = parts.hostname or ""
     try:
-        # Of ASCII only the length of each label matters, for the socket: containers have a “_”.
+        # In ASCII only the length of each label is checked, since a container may have a “_”.
         host.encode("idna") if host.isascii() else idna.encode(host, strict=True, std3_rules=True)
     except UnicodeError:
         yield _("The domain contains an invalid character or is too long.")

@@ -432,7 +432,7 @@ class TestAWorkerThatIsStopped:
         with RawPartner(answer) as partner:
             due_each(2, partner.url)
             assert delivery.run().delivered == 1
-        assert "1 callbacks are due again when their lease ends." in caplog.text
+        assert "1 callbacks could not be released." in caplog.text
         assert sorted(statuses()) == [Status.DELIVERED, Status.QUEUED]
         assert not Callback.objects.due(timezone.now()).exists()
 

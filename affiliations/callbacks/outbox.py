@@ -155,7 +155,7 @@ def queue_decision(conversion: Conversion) -> None:
 
 
 def notified(conversion: Conversion) -> set[tuple[str, int]]:
-    """Return the events of which the partner may have been notified, each with a subscription."""
+    """Return the pairs of event and subscription that the partner may have been notified of."""
     purged = maintenance.notified(conversion.notified_events)
     return purged | _begun(_callbacks().filter(conversion=conversion))
 
@@ -195,10 +195,10 @@ def resend(callback: Callback) -> bool:
 
     Returns:
         ``True`` if the callback is queued. ``False``, with nothing changed, if
-        ``AFFILIATE_SEND_CALLBACKS`` is ``False``, if callbacks of the subscription are suspended,
-        or if the callback is in flight, blanked (see ``affiliations.privacy``), a test callback or
-        cancelled. A callback that was cancelled only because it belongs to a test conversion, or
-        because sending was turned off, can be resent.
+        ``AFFILIATE_SEND_CALLBACKS`` is ``False``, or if callbacks of the subscription are
+        suspended. Also ``False`` if the callback is in flight, blanked (see
+        ``affiliations.privacy``), a test callback or cancelled. A callback that was cancelled only
+        because it belongs to a test conversion, or because sending was turned off, can be resent.
     """
     if not settings.send_callbacks:
         return False
@@ -349,7 +349,7 @@ def _cancel(keys: Sequence[int], reason: str) -> int:
     if len(keys) > 1:
         db.lock_rows(rows)
     waiting = rows.filter(status_in(Status.QUEUED))
-    # Of a callback that was delivered before, only the resend is cancelled.
+    # A callback that was delivered before stays delivered: only the resend is cancelled.
     resends = waiting.filter(delivered_on__isnull=False)
     count = resends.update(status=Status.DELIVERED, is_manual=False)
     return count + waiting.update(status=Status.CANCELLED, reason=reason)
@@ -393,8 +393,9 @@ def build_callback(
     """
     Return the unsaved callback of an event.
 
-    It is cancelled, with the reason, if its URL would not identify the visitor or would lead to
-    another page of the partner, if the conversion is a test, or if the site sends no callbacks.
+    It is cancelled, with the reason, if the conversion is a test or the site sends no callbacks.
+    It is also cancelled if its URL would not identify the visitor, or would lead to another page of
+    the partner.
     """
     decided_on = None if event == Event.CONVERSION else conversion.decided_on
     happened_on = decided_on or conversion.created_on

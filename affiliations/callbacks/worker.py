@@ -261,7 +261,10 @@ class DeliveryWorker:
             try:
                 claims.release([call.callback for call in unsent])
             except (DatabaseError, InterfaceError):
-                logger.exception("%s callbacks are due again when their lease ends.", len(unsent))
+                logger.exception(
+                    "%s callbacks could not be released. They are due when their lease ends.",
+                    len(unsent),
+                )
         return len(unsent)
 
     def _send(self, call: Call) -> None:
@@ -336,7 +339,7 @@ class DeliveryWorker:
                 tries += 1
                 if self._stopped and tries >= _LAST_TRIES:
                     raise
-                logger.exception("%s results are not recorded yet.", len(group))
+                logger.exception("%s results could not be recorded. Trying again.", len(group))
                 self._await_database()
 
     def _await_database(self) -> None:

@@ -262,9 +262,9 @@ def adjust(
         payout or amount is not the expected one any more.
 
     Raises:
-        ValidationError: If there is no reason, if nothing changes, if the conversion has no payout
-            or no amount to change, or if a change has more decimals than the currency or takes back
-            more than there is.
+        ValidationError: If there is no reason, if nothing changes, or if the conversion has no
+            payout or no amount to change. Also if a change has more decimals than the currency, or
+            takes back more than there is.
     """
     alias = db.write_alias()
     with transaction.atomic(using=alias):

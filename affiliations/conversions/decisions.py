@@ -75,8 +75,8 @@ def decide(
         by: The member of staff who decides, if any, whose name is kept.
 
     Returns:
-        ``False``, with nothing changed, if the conversion has that status already, or if its status
-        has changed or it has come to need review since it was read; otherwise ``True``.
+        ``True`` if the status was changed. ``False``, with nothing changed, if the conversion has
+        that status already, or if its status or its need for review has changed since it was read.
 
     Raises:
         ValueError: If the status cannot follow, such as ``"pending"`` after ``"approved"``.
@@ -187,7 +187,7 @@ def stop_for_fraud(partner: Partner, *, reason: str, by: AbstractBaseUser | None
                 decided_via=Via.PERSON,
                 released=F("pk"),
             )
-            # Those that were settled before they were reopened.
+            # For the conversions that were settled before they were reopened.
             for conversion in batch.filter(settlement__isnull=False, decided_on=now):
                 adjustments.adjust_after_decision(conversion)
         row = Partner.objects.filter(pk=partner.pk)

@@ -52,7 +52,7 @@ class Balance:
 
 
 class LeftOut(TextChoices):
-    """Why ``settle_all()`` has created no statement of a balance."""
+    """Why ``settle_all()`` has created no statement for a balance."""
 
     STOPPED = "stopped", _("stopped for fraud")
     OWES = "owes", _("the partner owes you")

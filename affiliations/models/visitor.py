@@ -198,8 +198,8 @@ class Visitor(SubIds):
         editable=False,
         help_text=_("The link was on a page of this site. Any other click takes precedence."),
     )
-    #: The nonce of the test link, so that one link makes one test. NULL for real visitors, of which
-    #: there are many.
+    #: The nonce of the test link. It is unique, so one link makes one test. NULL for real visitors,
+    #: since many rows may have it.
     test_nonce = models.CharField(  # noqa: DJ001 -- see above
         max_length=32, unique=True, null=True, default=None, editable=False
     )

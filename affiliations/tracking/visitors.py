@@ -168,12 +168,12 @@ def visitor_of_user(user: User) -> Visitor | None:
     """
     Return the open visitor of a user, from any browser, that the attribution model credits.
 
-    A click from the site itself, or a visitor by code, is credited only if there is no other click,
-    and a test only if there is no real visitor.
+    A click from the site itself, or a visitor by code, is credited only if there is no other click.
+    A test is credited only if there is no real visitor.
     """
     of_user = _visitors().open(timezone.now()).filter(user=user)
     gives_way = Q(is_internal=True) | Q(source=Visitor.Source.CODE)
-    # As Visitor.gives_way, whose name an annotation cannot have.
+    # The same as Visitor.gives_way: an annotation cannot have the name of a property.
     ranked = of_user.annotate(is_behind=ExpressionWrapper(gives_way, BooleanField()))
     in_order = ranked.order_by("-is_test", "-is_behind", "referred_on", "pk")
     latest = in_order.last()
