@@ -56,7 +56,7 @@ class Money:
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is no amount, or it is zero, as of an order whose total is saved later."""
+        """Whether the amount is missing or zero, as for an order whose total is saved later."""
         return not self.amount and self.problem != NOT_AN_AMOUNT
 
 

@@ -99,8 +99,8 @@ class Period:
         """
         The period to compare with, of the same length, ending on the day before.
 
-        Before calendar months, the same number of months; before the first days of a month or year,
-        the same days of the month or year before.
+        Calendar months are compared with the same number of earlier months. The first days of a
+        month or year are compared with the same days of the previous month or year.
         """
         if not self.months:
             return Period(self.first - (self.last - self.first) - _DAY, self.first - _DAY)

@@ -99,7 +99,7 @@ def _leave(
     return binding.until_closed(request, outer, response)
 
 
-#: A ``LazyObject`` sets attributes of what it wraps. Looked up once, as each request needs it.
+#: Sets an attribute of a ``LazyObject`` itself, not of what it wraps. Looked up once, for speed.
 _set = object.__setattr__
 
 
@@ -131,7 +131,7 @@ class LazyVisitor(LazyObject):  # type: ignore[type-arg] # generic in the stubs 
         return visitor
 
     def __repr__(self) -> str:
-        """Say who it is; never raise, such as in an async view or a broken transaction."""
+        """Describe the visitor; never raise, such as in an async view or a broken transaction."""
         try:
             return "<no visitor>" if self._wrapped is None else repr(self._wrapped)
         except Exception as error:
@@ -156,8 +156,8 @@ class ClickResponse:
         """
         Register the visitor, and redirect to the same URL without the partner's uid.
 
-        ``None`` if the visitor refuses to be remembered: the page is shown with all parameters. So
-        is the partner's own page, which is no landing page.
+        ``None`` if the visitor refuses to be remembered: the page is then shown with all
+        parameters. Also ``None`` for a partner page, which is not a landing page.
         """
         if self.click.page.is_partner_page:
             return None

@@ -255,9 +255,10 @@ CLIMBS = gettext_noop("A placeholder value would turn into the path segment “.
 
 def values_for(callback: Callback) -> dict[str, object]:
     """
-    Return the values of the placeholders in the callback URL of the subscription, or of all.
+    Return the values of the placeholders that a callback needs.
 
-    A POST sends all. Without a conversion, its values are samples.
+    A GET needs those in the callback URL of its subscription, and a POST needs all. If the callback
+    has no conversion, the conversion's values are samples.
     """
     has_conversion = callback.conversion is not None
     url = callback.subscription.callback_url
@@ -319,7 +320,7 @@ def target(url: str) -> str:
     """
     Return path and query of a URL as they are sent: ASCII, and each ``%`` part of an escape.
 
-    They stay as they are if ``render()`` has made them.
+    A URL from ``render()`` has this form already.
     """
     _origin, path, query, _fragment = _split(url)
     return _encoded(path, _PATH_CHARACTERS) + _encoded(query, _QUERY_CHARACTERS)
@@ -350,7 +351,7 @@ def _encoded_and_filled(template: str, characters: str, values: Mapping[str, obj
 
 
 def _encoded(text: str, characters: str) -> str:
-    """Percent-encode all but ``characters`` and escapes, which get the form that is sent."""
+    """Percent-encode all but ``characters``; existing escapes get the form that is sent."""
     quoted = quote(text, safe=characters + "%")
     return _PERCENT.sub(lambda match: quote(unquote_to_bytes(match[0]), safe=""), quoted)
 

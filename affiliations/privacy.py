@@ -145,8 +145,8 @@ def purge(before: datetime, *, batch: int = BATCH) -> Iterator[int]:
     """
     Delete the visitors of ``expired()``, and yield the number deleted in each transaction.
 
-    The reports keep counting them, by the most frequent sub ids of each day only. One partner
-    follows the other, so that a transaction changes only the daily clicks of one partner.
+    Reports still count them, but only by the most frequent sub ids of each day. A transaction
+    deletes visitors of one partner only, so it changes only the daily clicks of this partner.
     """
     rollups.ensure_state()
     for visitors in expired(before):
@@ -256,7 +256,7 @@ def _rename_in_history(batch: int) -> None:
 
 
 def _deletable() -> VisitorQuerySet:
-    """Return the visitors without a conversion to which no row refers that must be kept."""
+    """Return the visitors without a conversion, unless a row that must be kept refers to them."""
     visitors = Visitor.objects.using(db.write_alias()).filter(successful_on=None)
     for relation in Visitor._meta.get_fields(include_hidden=True):
         if not isinstance(relation, ForeignObjectRel) or relation.many_to_many:

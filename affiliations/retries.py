@@ -20,7 +20,7 @@ logger = logging.getLogger("affiliations")
 
 
 def due_work() -> Iterator[int]:
-    """Try failed triggers again, and approve conversions; yield their numbers, step by step."""
+    """Retry failed triggers, and approve due conversions; yield the number done in each step."""
     yield from retry_due()
     yield from decisions.approve_in_batches()
 

@@ -107,7 +107,7 @@ def mistakes(url: str, rules: Rules = _USUAL) -> list[Mistake]:
         text = _("A callback URL has at most %(limit)d characters.") % {"limit": MAX_LENGTH}
         return [Mistake(text)]
     found = _examine(url, rules, _is_mistake)
-    # What the corrections leave.
+    # The mistakes that the corrections leave.
     others = [Mistake(message) for message in _others(found.seen, rules)]
     return [*found.mistakes(), *others]
 

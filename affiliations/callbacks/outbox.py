@@ -212,7 +212,7 @@ def resend(callback: Callback) -> bool:
             reason="",
             next_attempt_on=now,
             is_manual=True,
-            # Allows one more attempt, even if the schedule was longer at the earlier ones.
+            # Allows one more attempt, even if the schedule was longer at the earlier attempts.
             resend_count=Greatest(F("resend_count") + 1 + steps, F("attempt_count") + 1) - steps,
         )
         if changed and _is_suspended(callback):
@@ -263,7 +263,7 @@ def resend_anew(callback: Callback) -> Callback | None:
 
 def _is_suspended(callback: Callback) -> bool:
     """
-    Return whether callbacks of its subscription are suspended.
+    Return whether the callbacks of a callback's subscription are suspended.
 
     Call it after the update of the callback, since on SQLite a transaction that reads before it
     writes may fail. It is a query of its own: an update with a subquery would lock the callback

@@ -25,7 +25,7 @@ from affiliations.models import Callback, CallbackAttempt
 
 CONCURRENCY = 16
 PER_PARTNER = 4
-#: The number of slots for slow calls, beside the others.
+#: The number of slots for slow calls, in addition to the regular slots.
 EXTRA = 16
 #: Seconds after which a call is slow.
 SLOW = 3.0
@@ -40,7 +40,7 @@ class Endpoint(NamedTuple):
     pk: int
     partner: int
     callback_url: str
-    #: The end of a pause, which is over: the next callback is a probe.
+    #: The end of a pause that is over, if any: the next callback is then a probe.
     paused_until: datetime | None
     due_on: datetime
 

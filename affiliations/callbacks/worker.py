@@ -1,9 +1,9 @@
 """
 The worker that delivers callbacks.
 
-The thread that runs it claims callbacks and records results. A pool of threads sends them and never
-uses the database. No transaction is open during a request. ``slots`` keeps partners whose servers
-hang from delaying the others.
+The thread that runs it claims callbacks and records results. A pool of threads sends the callbacks,
+and never uses the database. No transaction is open during a request. ``slots`` keeps partners whose
+servers hang from delaying the others.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class DeliveryWorker:
         Start the threads that send callbacks, and end them.
 
         All start before the first claim, since an interpreter that shuts down starts no threads.
-        They are daemons, since it would join other threads before it runs its exit handlers.
+        They are daemon threads, since it joins all others before it runs its exit handlers.
         """
         pool: list[threading.Thread] = []
         try:

@@ -97,7 +97,7 @@ def read(text: str, reason: str, trigger: str = "") -> AdjustmentList:
 
 
 def _lines(text: str, found: AdjustmentList) -> Iterator[Line]:
-    """Yield the lines that say something, and note the mistakes of the others."""
+    """Yield the valid lines, and note the mistakes of the others. Empty lines are left out."""
     numbers: dict[str, int] = {}
     is_first = True
     for number, typed in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
@@ -130,7 +130,7 @@ def _lines(text: str, found: AdjustmentList) -> Iterator[Line]:
 
 
 def _values(typed: str) -> list[str]:
-    """Split a line. A comma may also be in the amount, and anything in quotation marks."""
+    """Split a line. The amount may have a comma, and a value in quotation marks any delimiter."""
     delimiter = next((one for one in _DELIMITERS if one in typed), ",")
     [values] = csv.reader([typed], delimiter=delimiter, skipinitialspace=True)
     values = [value.strip() for value in values]

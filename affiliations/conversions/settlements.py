@@ -119,7 +119,7 @@ def settle(
     Args:
         partner: The partner who is paid.
         currency: The code of ISO 4217, such as ``"EUR"``.
-        before: The moment; a later one than now counts as now.
+        before: The moment; one in the future counts as now.
         by: The user who settles, if any.
         reference: Your own reference, such as the number of the voucher. Cut to 255 characters.
             ``{year}``, ``{month}`` and ``{number}`` are replaced by those of the statement.
@@ -174,7 +174,7 @@ def settle(
 
 
 def next_reference(pattern: str) -> str:
-    """Return the reference that the next statement gets, unless another statement is first."""
+    """Return the reference that the next statement gets, unless another one is created first."""
     settlement = Settlement()
     settlement.number_next(db.write_alias())
     return settlement.filled_in(pattern)

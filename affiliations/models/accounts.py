@@ -24,7 +24,7 @@ def user_display(user: User) -> str:
     """
     Return the full name and the e-mail address of a user, as far as the user model has them.
 
-    Without both it is the text of the row, usually the username. Many sites have random ones.
+    Without both, it is the text of the row: usually the username, which is random on many sites.
     """
     full_name = getattr(user, "get_full_name", str)
     email_field = getattr(user, "get_email_field_name", str)() or "email"

@@ -117,8 +117,9 @@ class Callback(HasReason, models.Model):
     A callback (postback): one event of a conversion, for one subscription.
 
     The table is the queue, the schedule and the log. ``url`` and ``body`` are rendered when the row
-    is created and never change. A worker claims a row before it sends the callback: ``lease_token``
-    is then the id of the claim, and ``next_attempt_on`` the end of its lease.
+    is created. They do not change once an attempt has begun, unless personal data is erased. A
+    worker claims a row before it sends the callback: ``lease_token`` is then the id of the claim,
+    and ``next_attempt_on`` the end of its lease.
     """
 
     class Event(models.TextChoices):

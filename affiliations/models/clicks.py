@@ -34,7 +34,7 @@ class FilteredClicksQuerySet(models.QuerySet["FilteredClicks"]):
         Count a filtered click; ``partner`` is ``None`` if the uid in the link is unknown.
 
         It costs one ``UPDATE``, except for the first click of its kind on a day. Outside of a
-        transaction the row is locked only that long. ``day`` is today by default.
+        transaction the row is locked only during the update. ``day`` is today by default.
         """
         day = day or today()
         slot = random.randrange(_SLOTS)  # noqa: S311 -- no secret
@@ -107,7 +107,7 @@ class RecentFilteredClickQuerySet(models.QuerySet["RecentFilteredClick"]):
 
     def trim(self) -> None:
         """Delete all but the last ``KEPT_CLICKS``."""
-        # Counted, not calculated from the last key: some servers assign each third key only.
+        # Counted, not calculated from the last key: some servers assign only every third key.
         keys = self.order_by("-pk").values_list("pk", flat=True)
         if (latest_to_delete := keys[KEPT_CLICKS : KEPT_CLICKS + 1].first()) is not None:
             self.filter(pk__lte=latest_to_delete).delete()
@@ -326,7 +326,7 @@ class DailyClicks(models.Model):
     class Meta:
         verbose_name = _("daily clicks")
         verbose_name_plural = _("daily clicks")
-        # Without the rows, the sums for reports.
+        # For the sums in reports, which add up without reading the rows.
         indexes = [
             models.Index(
                 fields=["sub_id", "day", "partner", "count"], name="affiliations_daily_clicks_sum"

@@ -268,13 +268,13 @@ class Conversion(HasReason, SubIds):
                 name="affiliations_conv_report",
             ),
             models.Index(fields=["status", "approve_on"], name="affiliations_conversion_waits"),
-            # Without the rows, the sums of payouts for the overview.
+            # For the sums of payouts in the overview, which add up without reading the rows.
             models.Index(
                 fields=["status", "review_reason", "is_test", "payout_currency", "payout"],
                 name="affiliations_conv_waiting",
             ),
             models.Index(fields=["reference"], name="affiliations_conversion_ref"),
-            # The last two columns are for the record of a partner, which reads no row.
+            # With the last two columns, the record of a partner is read from the index alone.
             models.Index(
                 fields=["partner", "created_on", "status", "is_test"],
                 name="affiliations_conv_record",
@@ -283,7 +283,7 @@ class Conversion(HasReason, SubIds):
             models.Index(fields=["notice_due", "partner"], name="affiliations_conv_notice"),
             # For the lines of a payout statement.
             models.Index(fields=["settlement", "id"], name="affiliations_conv_settlement"),
-            # All that the balances are summed up from, so that no row is read for them.
+            # All columns from which balances are added up, so that no row is read.
             models.Index(
                 fields=[
                     "settlement",

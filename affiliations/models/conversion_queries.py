@@ -22,8 +22,8 @@ def reference_key(reference: str, *, is_test: bool = False) -> str | None:
     Return the hash of a reference, for the unique key; ``None`` without a reference.
 
     It is a hash, because a reference may be longer than its column, and because collations ignore
-    case, blanks and accents: order ``a1`` is not order ``A1``. That of a test begins with a ``t``,
-    as no hash does, so that a test never uses up the reference of an order.
+    case, blanks and accents: order ``a1`` is not order ``A1``. The key of a test begins with ``t``,
+    which no hash has, so that a test never uses up the reference of an order.
     """
     if not reference:
         return None

@@ -19,7 +19,7 @@ class DeliveryError(models.TextChoices):
     """
     Why an attempt failed; ``CallbackAttempt.Error`` is this class.
 
-    ``label`` says it to staff, ``advice`` says to the partner what to do, and ``cure`` to the site.
+    ``label`` tells staff the reason. ``advice`` tells the partner what to do, ``cure`` the site.
     """
 
     TIMEOUT = "timeout", _("the partner’s server did not respond in time")

@@ -21,7 +21,7 @@ class SentFormQuerySet(models.QuerySet["SentForm"]):
         """
         Record that a form is sent; return ``False`` if it was sent before.
 
-        While another transaction sends it, this waits for the end of that transaction.
+        If another open transaction has recorded it, this waits for the end of that transaction.
         """
         try:
             with transaction.atomic(using=self.db):

@@ -103,8 +103,9 @@ class Visitor(SubIds):
 
     ``source`` tells how a visitor without a click came: by ``refer()``, or by a code on an order.
 
-    ``successful_on`` is the time of the first conversion. Once ``closed_on`` is set, no conversion
-    can be credited any more. The ``entry_point`` of rows of 0.12 is a path, not a URL.
+    ``successful_on`` is the time of the first conversion. Once ``closed_on`` is set, a conversion
+    is credited only by staff or in an earning period. The ``entry_point`` of rows of 0.12 is a
+    path, not a URL.
     """
 
     class Source(models.TextChoices):
@@ -229,7 +230,7 @@ class Visitor(SubIds):
         return str(self.pk)
 
     def __repr__(self) -> str:
-        """Say who it is, without a query, whatever is loaded."""
+        """Describe the visitor without a query, whatever is loaded."""
         loaded, partner = self.__dict__, self._state.fields_cache.get("partner")
         whose = f"partner {loaded.get('partner_id')}" if partner is None else partner.name_and_uid
         clicked_on = loaded.get("referred_on")
