@@ -130,7 +130,7 @@ def check_names() -> Messages:
     """Check that the name of no setting is misspelt."""
     for name, meant in unknown_names():
         yield checks.Warning(
-            f"{name} is no setting of affiliations, so it has no effect.",
+            f"{name} is not a setting of affiliations, so it has no effect.",
             hint=f"Did you mean {meant}?"
             if meant
             else "Remove it: docs/reference/settings.rst lists all.",
@@ -296,7 +296,7 @@ def check_dispatcher() -> Messages:
         except Exception as error:
             yield Error(
                 f"TASKS does not accept the task of affiliations: {error}",
-                hint='Write an alias "default" without QUEUES, or with "default" in its QUEUES.',
+                hint='Give TASKS an alias "default" without QUEUES, or with "default" among them.',
                 id="affiliations.E012",
             )
 
@@ -323,8 +323,8 @@ def check_databases() -> Messages:
         )
     if not django_settings.USE_TZ and _changes_clocks(django_settings.TIME_ZONE):
         yield checks.Warning(
-            "USE_TZ is False and the clocks of TIME_ZONE change: in these hours callbacks are sent "
-            "twice or an hour late.",
+            "USE_TZ is False and the clocks of TIME_ZONE change: in the hours of a change, "
+            "callbacks are sent twice or an hour late.",
             hint="Write: USE_TZ = True",
             id="affiliations.W009",
         )
@@ -357,8 +357,8 @@ def check_fields() -> Messages:
             if getattr(field.remote_field, "parent_link", False):
                 continue
             yield checks.Warning(
-                f"{field} is editable: each form of it loads all rows of {target._meta.label}, and "
-                "users can post the row of another person.",
+                f"{field} is editable: each form with it loads all rows of {target._meta.label}, "
+                "and users can submit the row of another person.",
                 hint=f"Write: {field.name} = models.{type(field).__name__}"
                 f'("{target._meta.label}", …, editable=False). Then run makemigrations.',
                 obj=field,

@@ -221,7 +221,7 @@ _flag = partial(
 
 
 class Settings:
-    """All settings. ``docs/reference/settings.rst`` is generated from them, which it adds to."""
+    """All settings. ``docs/reference/settings.rst`` is generated from them, and adds to them."""
 
     __slots__ = ()
 
@@ -232,7 +232,7 @@ class Settings:
     query_string_keys = Setting[tuple[str, ...]](
         "AFFILIATE_QUERY_STRING_KEY",
         "affiliate_id",
-        doc="The link parameter with the partner's uid. Of several names, new links use the first.",
+        doc="The link parameter with the partner's uid. New links use the first of several names.",
         is_valid=_is_key,
         must_be="the name of a parameter, or a tuple of names",
         convert=lambda value: (value,) if isinstance(value, str) else tuple(value),
@@ -277,7 +277,7 @@ class Settings:
     click_dedupe_window = Setting[timedelta | None](
         "AFFILIATE_CLICK_DEDUPE_WINDOW",
         timedelta(hours=1),
-        doc="How long a repeated click on a link in the same browser is a duplicate.",
+        doc="How long after a click another one on the same link is a duplicate.",
         is_valid=_is_window,
         must_be=_WINDOW,
         example="timedelta(hours=1)",
@@ -293,7 +293,7 @@ class Settings:
     consent: Setting[Callable[[HttpRequest], bool | None] | None] = Setting(
         "AFFILIATE_CONSENT",
         None,
-        doc="The function that says whether a visitor agreed to be remembered. None: not asked.",
+        doc="The function that says whether a visitor may be remembered. None: all may be.",
         is_valid=lambda value: value is None or _is_name(value),
         must_be=f"{_FUNCTION}, or None",
         convert=import_function,
@@ -301,7 +301,7 @@ class Settings:
     screen: Setting[Callable[[Any, User | None, object], str | None]] = Setting(
         "AFFILIATE_SCREEN",
         "affiliations.conversions.own_account",
-        doc="The function of visitor, buyer and object that returns why to review a conversion.",
+        doc="The function that gets visitor, buyer and object, and returns a reason for review.",
         is_valid=_is_name,
         must_be=_FUNCTION,
         convert=import_function,
@@ -309,7 +309,7 @@ class Settings:
     payout: Setting[Callable[[Any, Any, Decimal | None, str], object] | None] = Setting(
         "AFFILIATE_PAYOUT",
         None,
-        doc="The function of subscription, object, amount and currency that returns the payout.",
+        doc="The function that calculates payouts. None: subscriptions alone decide.",
         is_valid=lambda value: value is None or _is_name(value),
         must_be=f"{_FUNCTION}, or None",
         convert=import_function,
@@ -322,7 +322,7 @@ class Settings:
     staff_namespaces = Setting[tuple[str, ...]](
         "AFFILIATE_STAFF_NAMESPACES",
         ("admin", "wagtailadmin_home"),
-        doc="The URL namespaces of staff pages, and the URL names whose paths begin those.",
+        doc="The URL namespaces of staff pages, and names of URLs with staff pages below.",
         is_valid=_is_names,
         must_be="a tuple of URL namespaces and URL names",
         convert=_with_oscar,
@@ -333,12 +333,12 @@ class Settings:
     count_fetches = _flag(
         "AFFILIATE_COUNT_FETCHES",
         False,
-        doc="Whether links that scripts of this site follow count, such as htmx or Turbo.",
+        doc="Whether clicks by scripts of this site count, such as htmx or Turbo.",
     )
     count_frames = _flag(
         "AFFILIATE_COUNT_FRAMES",
         False,
-        doc="Whether links that are followed in a frame of this site count.",
+        doc="Whether clicks in a frame of this site count.",
     )
     entry_point_redacted = Setting[frozenset[str]](
         "AFFILIATE_ENTRY_POINT_REDACTED",
@@ -355,7 +355,7 @@ class Settings:
     search: Setting[Callable[[str], Iterable[object]] | None] = Setting(
         "AFFILIATE_SEARCH",
         None,
-        doc="The function of a text searched for in the Admin that returns references. None: none.",
+        doc="The function that gets the text of a search in the Admin, and returns references.",
         is_valid=lambda value: value is None or _is_name(value),
         must_be=f"{_FUNCTION}, or None",
         convert=import_function,
@@ -408,14 +408,14 @@ class Settings:
     callback_allowed_networks = Setting[tuple[Network, ...]](
         "AFFILIATE_CALLBACK_ALLOWED_NETWORKS",
         (),
-        doc="Networks that are not public and that callbacks may reach, for development.",
+        doc="Private networks that callbacks may reach, for development.",
         is_valid=_is_networks,
         must_be='a list of networks, such as ["127.0.0.0/8", "::1"]',
         convert=lambda networks: tuple(map(ip_network, networks)),
         example='["127.0.0.0/8", "::1"]',
     )
     callback_require_https = _flag(
-        "AFFILIATE_CALLBACK_REQUIRE_HTTPS", False, doc="Whether plain http is refused."
+        "AFFILIATE_CALLBACK_REQUIRE_HTTPS", False, doc="Whether callback URLs must have https."
     )
 
     notice_recipients = Setting[tuple[str, ...]](
@@ -430,7 +430,7 @@ class Settings:
     site_url = Setting[str](
         "AFFILIATE_SITE_URL",
         "",
-        doc="The start of the links in e-mails, which no request gives. Empty: no links.",
+        doc="The scheme and host of the links in e-mails. Empty: e-mails have no links.",
         is_valid=_is_site_url,
         must_be="a scheme and a host without a slash at the end, or empty",
         example='"https://www.example.com"',

@@ -98,8 +98,8 @@ def _refused() -> Iterator[CheckMessage]:
         if not is_allowed:
             yield checks.Error(
                 f"DATABASE_ROUTERS read {model._meta.label} from {read._state.db!r} and write to "
-                f"{written._state.db!r}, but do not allow a row of one to refer to a row of the "
-                "other: no visitor is registered, and pages of the Admin fail.",
+                f"{written._state.db!r}, but do not allow relations between rows of the two: no "
+                "visitor is registered, and pages of the Admin fail.",
                 hint=f"Add to your router: {_ALLOW_RELATION}",
                 id="affiliations.E015",
             )

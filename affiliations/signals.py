@@ -1,8 +1,8 @@
 """
 The signals of this app.
 
-Each is sent with ``send_robust`` and after commit: a receiver cannot break the tracking, and gets
-no event that was rolled back.
+Each is sent with ``send_robust`` and after the commit. So a receiver that fails does not break the
+tracking, and a receiver gets no event that was rolled back.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from django.db import transaction
 from django.db.models import Model
 from django.dispatch import Signal
 
-#: A partner's link was followed and counted, or ``refer()`` was called. Sent by ``Visitor`` with
-#: ``visitor`` and ``request``, which is ``None`` if it is not the visitor's.
+#: A click on a partner's link was counted, or ``refer()`` has registered a visitor. Sent by
+#: ``Visitor`` with ``visitor`` and ``request``, which is ``None`` if there is no request of the
+#: visitor.
 visitor_registered = Signal()
 
 #: A click on a partner's link was filtered. Sent by ``Partner`` with ``partner`` (``None`` if it
-#: is unknown), ``reason`` and ``request``, which is ``None`` if ``refer()`` had none.
+#: is unknown), ``reason``, and ``request`` (``None`` if ``refer()`` was called without one).
 click_filtered = Signal()
 
 #: A trigger fired and had no effect. Sent by ``Conversion`` with ``trigger``, ``reason``,
@@ -32,11 +33,12 @@ conversion_decided = Signal()
 #: A partner has accepted a callback. Sent by ``Callback`` with ``callback``.
 callback_delivered = Signal()
 
-#: The last attempt of a callback has failed. Sent by ``Callback`` with ``callback``.
+#: The app gave up on a callback: its last attempt has failed, or the partner has answered with 410.
+#: Sent by ``Callback`` with ``callback``.
 callback_exhausted = Signal()
 
-#: A subscription's callbacks have failed for too long and are paused. Sent by ``Subscription`` with
-#: ``subscription``.
+#: A subscription's callbacks have failed for too long and are suspended. Sent by ``Subscription``
+#: with ``subscription``.
 subscription_suspended = Signal()
 
 

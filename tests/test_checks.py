@@ -646,7 +646,7 @@ class TestNames:
         with override_settings(**{name: None}):
             [message] = check_names()
         assert (message.id, message.level) == ("affiliations.W013", checks.WARNING)
-        assert message.msg == f"{name} is no setting of affiliations, so it has no effect."
+        assert message.msg == f"{name} is not a setting of affiliations, so it has no effect."
         assert message.hint == f"Did you mean {meant}?"
 
     @pytest.mark.parametrize(

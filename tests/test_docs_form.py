@@ -87,7 +87,7 @@ def test_each_check_is_in_the_reference_with_its_messages(entries: Any) -> None:
     source = inspect.getsource(checks) + inspect.getsource(database_checks)
     found = text_of(entries, "checks")
     assert found.keys() == set(re.findall(r"affiliations\.[EW]\d{3}", source))
-    assert found["affiliations.W013"].count("<name> is no setting of affiliations") == 1
+    assert found["affiliations.W013"].count("<name> is not a setting of affiliations") == 1
     assert found["affiliations.W012"].count("HINT: ") == 2
     assert "Write, for example: AFFILIATE_COOKIE_NAME" in found["affiliations.E013"]
     assert f"HINT: Move the line {checks._MIDDLEWARE!r} below it." in found["affiliations.E004"]
