@@ -79,13 +79,14 @@ def complete_trigger(
     code: object = None,
 ) -> Conversion | None:
     """
-    Credit the partner of a visitor for a trigger whose conditions are met.
+    Credit the partner whose visitor has completed a trigger.
 
     The argument ``visitor`` names the visitor. Without it, the visitor of the request is credited,
     unless ``user`` is given and another user is logged in. If ``AFFILIATE_ATTRIBUTE_BY_USER`` is
-    true, the attribution model chooses between that visitor and those of the buyer. If ``instance``
-    is given, the fifth item of the trigger's setting supplies the arguments that are left out. The
-    partner must be active and subscribe to the trigger. No event is counted twice.
+    true, the attribution model chooses between that visitor and those of the buyer. A code on the
+    order and a running earning period take precedence. If ``instance`` is given, the fifth item of
+    the trigger's setting supplies the arguments that are left out. The partner must be active and
+    subscribe to the trigger. No event is counted twice.
 
     Args:
         request: The request, ``tls.request`` (bound or not), or ``None`` outside of one.

@@ -16,7 +16,7 @@ def send_test_callback(subscription: Subscription) -> CallbackAttempt:
     """
     Send one callback with sample values and the event ``test``, now.
 
-    The callback is stored like any other, without a conversion. A failure does not count for the
+    The callback is stored like any other, without a conversion. A failure does not count towards a
     suspension.
 
     Args:

@@ -143,8 +143,8 @@ def stop_for_fraud(partner: Partner, *, reason: str, by: AbstractBaseUser | None
 
     The partner becomes inactive and the link to their page is revoked; ``stopped_on``,
     ``stopped_reason`` and ``stopped_by`` say when, why and by whom. Their pending conversions are
-    rejected, and no signal approves a rejected one. The callbacks that were not sent yet are
-    cancelled, and the partner is notified of nothing. Approved conversions stay approved. A
+    rejected, and no signal approves them again. The callbacks that were not sent yet are cancelled,
+    and the partner is not notified of the rejections. Approved conversions stay approved. A
     conversion that is recorded at the same moment may be missed; the function can be called again.
 
     Args:

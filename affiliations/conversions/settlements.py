@@ -63,8 +63,8 @@ def settle_all(
         by: The user who settles, if any.
         reference: As for ``settle()``.
         chosen: The balances to settle, by the partner's primary key and the currency, as the user
-            was shown them; by default all that are neither below the partner's minimum payout nor
-            zero or less.
+            was shown them; by default all that are above zero and reach the partner's minimum
+            payout.
 
     Returns:
         The statements, and each balance that was left out, with the reason.
@@ -109,7 +109,7 @@ def settle(
     cut_off: CutOff = CutOff.APPROVED,
 ) -> Settlement | None:
     """
-    Settle with a partner, in one currency, everything up to a moment.
+    Create the payout statement of a partner, in one currency, up to a moment.
 
     In one transaction, this takes the approved conversions with a payout that are in no settlement
     yet, with all of their adjustments. It also takes the adjustments, made before the moment, of
@@ -124,9 +124,9 @@ def settle(
         reference: Your own reference, such as the number of the voucher. Cut to 255 characters.
             ``{year}``, ``{month}`` and ``{number}`` are replaced by those of the statement.
         expected: The balance that the user was shown.
-        cut_off: What happened before the moment: with ``CutOff.APPROVED``, the approvals of the
-            conversions; with ``CutOff.ORDERED``, the conversions themselves, whenever they were
-            approved, and adjustments only of these.
+        cut_off: What must be before the moment. ``CutOff.APPROVED``: the approval of a conversion.
+            ``CutOff.ORDERED``: the conversion itself, whenever it was approved, also for
+            adjustments of conversions that were settled earlier.
 
     Returns:
         The settlement, whose total may be below zero; or ``None``, with nothing changed, if there

@@ -176,7 +176,7 @@ class Conversion(HasReason, SubIds):
         related_name="+",
         verbose_name=_("decided by"),
     )
-    #: Kept when the account is deleted. Empty for a signal, which names a customer.
+    #: Kept when the account is deleted. Empty for a signal, whose user is a customer.
     decided_by_name = models.CharField(
         _("decided by (name)"), max_length=150, blank=True, default="", db_default=""
     )

@@ -28,7 +28,7 @@ class FailedTriggerQuerySet(models.QuerySet["FailedTrigger"]):
 
 class FailedTrigger(models.Model):
     """
-    The work of a trigger that failed because of the database, such as by a lock that was held.
+    The work of a trigger that failed because of the database, for example because of a lock.
 
     It holds all that the work needs, since the host's object may be gone when it is tried again.
     The row is deleted when the work succeeds.

@@ -267,7 +267,7 @@ class Partner(models.Model):
         help_text=_("Verifies the private link to the partner page. Empty if there is no link."),
     )
     created_on = models.DateTimeField(_("created on"), auto_now_add=True, null=True)
-    #: Set by ``stop_for_fraud()``. Such a partner is left out of settling.
+    #: Set by ``stop_for_fraud()``. A stopped partner gets no payout statements.
     stopped_on = models.DateTimeField(_("stopped on"), null=True, blank=True, editable=False)
     stopped_reason = models.CharField(
         _("reason for the stop"),

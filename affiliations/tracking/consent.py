@@ -65,10 +65,10 @@ def register_visitor(request: HttpRequest, link: str = "") -> Visitor | None:
     """
     Register a visitor who has just agreed to be remembered.
 
-    Call it if ``AFFILIATE_CONSENT`` has prevented the registration. While the function returned
-    ``None``, the clicks were kept in the session; each is registered with the time of the click. If
-    it returned ``False``, nothing was kept, so the page must pass the ``link`` that was followed. A
-    failure is logged, and raised only if it has ended your own transaction.
+    Call it if ``AFFILIATE_CONSENT`` has prevented the registration. If the setting's function
+    returned ``None``, the session holds the clicks, and each is registered with the time of the
+    click. If it returned ``False``, nothing was stored, so the page must pass the ``link`` that was
+    followed. A failure is logged, and raised only if it has ended your own transaction.
 
     Args:
         request: Django's request, or one that a framework has wrapped around it.

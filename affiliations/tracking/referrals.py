@@ -67,7 +67,7 @@ def refer(
 
     Returns:
         The visitor; ``None`` if the partner is unknown or inactive, or if the customer has not
-        agreed to be remembered. While they have not decided, the referral waits for consent.
+        agreed to be remembered. Until the customer decides, the referral waits for consent.
 
     Raises:
         TypeError: If ``user`` is neither a user nor ``None``.
