@@ -33,8 +33,8 @@ conversion_decided = Signal()
 #: A partner has accepted a callback. Sent by ``Callback`` with ``callback``.
 callback_delivered = Signal()
 
-#: The app gave up on a callback: its last attempt has failed, or the partner has answered with 410.
-#: Sent by ``Callback`` with ``callback``.
+#: The app gave up on a callback, because its last attempt has failed or the partner has answered
+#: with 410. Sent by ``Callback`` with ``callback``.
 callback_exhausted = Signal()
 
 #: A subscription's callbacks have failed for too long and are suspended. Sent by ``Subscription``
