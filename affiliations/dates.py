@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from datetime import timezone as fixed
+from typing import TypeVar
 
 from django.conf import settings as django_settings
 from django.db.models import (
@@ -26,8 +27,10 @@ from django.db.models import (
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast, TruncDate
 from django.utils import timezone
+from django.utils.timezone import template_localtime  # type: ignore[attr-defined] # not in the stubs
 from django.utils.translation import gettext_lazy as _
 
+_T = TypeVar("_T")
 _DAY = timedelta(days=1)
 #: Far enough from the limits of ``date`` to convert between time zones.
 FIRST, LAST = date(1900, 1, 1), date(9000, 12, 31)
@@ -166,6 +169,12 @@ class Period:
             for offset, last in spans
         ]
         return Case(*cases, output_field=DateField())
+
+
+def in_active_zone(moment: _T) -> _T:
+    """Convert an aware moment to the active time zone, and return everything else as it is."""
+    converted: _T = template_localtime(moment)
+    return converted
 
 
 def day_of(moment: datetime) -> date:

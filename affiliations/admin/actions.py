@@ -15,7 +15,7 @@ from django.contrib.admin.utils import model_ngettext
 from django.http import HttpResponseRedirect
 from django.utils.translation import gettext
 
-from affiliations.admin.pages import ObjectViewsMixin, object_view
+from affiliations.admin.pages import CONFIRM, ObjectViewsMixin, object_view
 
 if TYPE_CHECKING:
     from django.db.models import Model, Q, QuerySet
@@ -32,7 +32,7 @@ _NUMBER = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Exclusion:
     """Rows that an action on several rows leaves out, and lists with links."""
 
     #: Called with a row; returns why it is left out, or an empty text.
@@ -63,9 +63,9 @@ class RowAction:
     before_many: Callable[[QuerySet], None] = lambda rows: None
     explanation: Any = ""
     #: The rows that the action leaves out if it is done with several rows.
-    left_out: Sequence[LeftOut] = ()
+    left_out: Sequence[Exclusion] = ()
 
-    def why_left_out(self, row: Any) -> tuple[LeftOut, str] | None:
+    def why_left_out(self, row: Any) -> tuple[Exclusion, str] | None:
         for group in self.left_out:
             if reason := group.reason(row):
                 return group, reason
@@ -129,7 +129,7 @@ class RowActionsMixin(ObjectViewsMixin):
         have skipped some of these rows, and may have added newer ones.
         """
         action = self.row_actions[name]
-        form = action.form(request.POST if "confirmed" in request.POST else None)
+        form = action.form(request.POST if CONFIRM in request.POST else None)
         is_done = form.is_valid()
         is_whole_list = request.POST.get("select_across") == "1"
         possible = rows.filter(action.possible)
@@ -151,7 +151,7 @@ class RowActionsMixin(ObjectViewsMixin):
             return None
         has_more = is_whole_list and len(found) > AT_ONCE
         asked_about = found[:AT_ONCE] if has_more else found
-        left_out: dict[LeftOut, list[tuple[Any, str]]] = {}
+        left_out: dict[Exclusion, list[tuple[Any, str]]] = {}
         for row in asked_about:
             if why := action.why_left_out(row):
                 left_out.setdefault(why[0], []).append((row, why[1]))

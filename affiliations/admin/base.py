@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -361,29 +361,32 @@ class FactAdmin(ReadOnlyMixin, ObjectViewsMixin, CSVListAdmin):
         return admin.ModelAdmin.has_change_permission(self, request, obj)
 
     def csv_view(self, request: HttpRequest) -> HttpResponseBase:
-        """
-        Return all rows of the filtered list, of every page, as a CSV file.
-
-        Tests are left out, unless the list is filtered by them, so that sums are right.
-        """
+        """Return all rows of the filtered list, of every page, as a CSV file."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         try:
             changelist = self.get_changelist_instance(request)
         except IncorrectLookupParameters:
             return HttpResponseRedirect(f"{request.path}?")
+        typed = [one for one in changelist.filter_specs if isinstance(one, TypedFilter)]
+        filtered_by = [part for one in typed for part in one.in_file_name()]
+        name = export.file_name(self.opts.verbose_name_plural, *filtered_by)
+        return export.as_csv(request, name, *self.csv_table(request, changelist))
+
+    def csv_table(
+        self, request: HttpRequest, changelist: Any
+    ) -> tuple[Iterable[object], Iterable[Sequence[object]]]:
+        """
+        Return the headings and the rows of the CSV file.
+
+        Tests are left out, unless the list is filtered by them, so that sums are right.
+        """
         rows = changelist.queryset
         if "is_test" in self.list_filter and IS_TEST not in request.GET:
             rows = rows.filter(is_test=False)
         columns = [self._csv_column(name) for name in self.csv_columns]
-        typed = [one for one in changelist.filter_specs if isinstance(one, TypedFilter)]
-        filtered_by = [part for one in typed for part in one.in_file_name()]
-        return export.as_csv(
-            request,
-            export.file_name(self.opts.verbose_name_plural, *filtered_by),
-            [heading for heading, _value in columns],
-            ([value(row) for _heading, value in columns] for row in db.by_key(rows)),
-        )
+        lines = ([value(row) for _heading, value in columns] for row in db.by_key(rows))
+        return [heading for heading, _value in columns], lines
 
     def _csv_column(self, name: str) -> tuple[str, Callable[[Any], Any]]:
         if hasattr(self, name):

@@ -26,7 +26,7 @@ from django.utils.translation import gettext_lazy as _
 from affiliations.admin.actions import AT_ONCE
 from affiliations.admin.base import PAYOUT_FUNCTION, payout_value_display
 from affiliations.admin.changes import ChangesForm, ChangesMixin, Outdated
-from affiliations.admin.pages import ObjectViewsMixin
+from affiliations.admin.pages import CONFIRM, ObjectViewsMixin
 from affiliations.admin.subscription_warnings import (
     of_earning,
     of_subscription,
@@ -193,7 +193,7 @@ class BulkEditMixin(ChangesMixin, ObjectViewsMixin):
             text = gettext("Select at most %(limit)s subscriptions at once.")
             self.message_user(request, text % {"limit": AT_ONCE}, messages.WARNING)
             return None
-        form = BulkForm(request.POST if "confirmed" in request.POST else None)
+        form = BulkForm(request.POST if CONFIRM in request.POST else None)
         if not form.is_valid() or "back" in request.POST:
             return self._bulk_response(request, rows, {"form": form})
         if "shown" in request.POST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import partial
@@ -17,7 +18,7 @@ from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from affiliations.admin import notified
-from affiliations.admin.actions import LeftOut, RowAction, bulk_action, row_action
+from affiliations.admin.actions import Exclusion, RowAction, bulk_action, row_action
 from affiliations.admin.adjustment_list import AdjustListPage
 from affiliations.admin.adjustments import AmountForm
 from affiliations.admin.base import (
@@ -91,7 +92,7 @@ _APPROVE = RowAction(
         "Approved %(count)s conversion.", "Approved %(count)s conversions.", "count"
     ),
     left_out=[
-        LeftOut(
+        Exclusion(
             _why_no_payout,
             ngettext_lazy(
                 "%(count)s conversion has a percentage as payout, but no amount. Open it to enter "
@@ -101,7 +102,7 @@ _APPROVE = RowAction(
                 "count",
             ),
         ),
-        LeftOut(
+        Exclusion(
             attrgetter("review_display"),
             ngettext_lazy(
                 "%(count)s conversion needs review and is left out:",
@@ -351,8 +352,7 @@ class ConversionAdmin(UserColumnsMixin, ReviewPage, AdjustListPage, ExactSearch,
 
 def _payouts(conversions: Sequence[Conversion]) -> str:
     """Return the sums of payouts by currency."""
-    sums: dict[str, Decimal] = {}
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
     for row in conversions:
-        payout = row.current_payout or Decimal(0)
-        sums[row.payout_currency] = sums.get(row.payout_currency, Decimal(0)) + payout
+        sums[row.payout_currency] += row.current_payout or 0
     return by_currency(sums) if sums else ""

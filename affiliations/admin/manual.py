@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from affiliations import db
 from affiliations.admin import notified
 from affiliations.admin.base import may_view
-from affiliations.admin.pages import ObjectViewsMixin, object_view
+from affiliations.admin.pages import CONFIRM, ObjectViewsMixin, object_view
 from affiliations.amounts import money, parse
 from affiliations.conf import settings
 from affiliations.conversions import recording
@@ -98,9 +98,9 @@ class CreditForm(forms.Form):
             )
             rejected = same.exclude(released=0).select_related("partner").order_by("pk")
             self.notes = notified.of_credit(self.partner, trigger, list(rejected))
-        if self.notes and "confirmed" not in self.data:
-            self.fields["confirmed"] = forms.BooleanField(label=_("credit it anyway"))
-            self.add_error("confirmed", _("Check who was notified, then confirm."))
+        if self.notes and CONFIRM not in self.data:
+            self.fields[CONFIRM] = forms.BooleanField(label=_("credit it anyway"))
+            self.add_error(CONFIRM, _("Check who was notified, then confirm."))
 
     def credit(self, visitor: Visitor, by: Any) -> Conversion | None:
         """Record the conversion; ``None``, with an error in the form, if it is refused."""

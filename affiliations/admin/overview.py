@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -112,9 +113,9 @@ def unpaid(request: HttpRequest) -> Iterator[Waiting]:
     url = _url(request, Settlement, "add", until=day)
     if url and request.user.has_perm("affiliations.add_settlement"):
         balances = unpaid_balances(midnight(day + timedelta(days=1)))
-        totals: dict[str, Decimal] = {}
+        totals: defaultdict[str, Decimal] = defaultdict(Decimal)
         for (_partner, currency), balance in balances.items():
-            totals[currency] = totals.get(currency, Decimal(0)) + balance.total
+            totals[currency] += balance.total
         yield Waiting(_("unpaid balances"), len(balances), url, sums=totals)
 
 

@@ -19,7 +19,7 @@ from affiliations import privacy
 from affiliations.admin.base import may_view
 from affiliations.admin.codes import code_facts
 from affiliations.admin.pages import ObjectViewsMixin, ReasonForm, object_view
-from affiliations.admin.report_form import DayField
+from affiliations.admin.report_form import PeriodForm
 from affiliations.admin.subscription_warnings import INACTIVE
 from affiliations.conf import settings
 from affiliations.conversions.decisions import stop_for_fraud
@@ -42,22 +42,6 @@ class ReactivateForm(ReasonForm):
     """Asks for the reason; ``stopped_on`` identifies the stop that the page has shown."""
 
     stopped_on = forms.CharField(widget=forms.HiddenInput)
-
-
-class DaysForm(forms.Form):
-    """Asks for the first and the last day of a period."""
-
-    since = DayField(label=_("From"))
-    until = DayField(label=_("To"))
-
-    def clean(self) -> None:
-        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
-        if since and until and until < since:
-            self.add_error("until", _("Choose an end date that is not before the start date."))
-
-    @property
-    def period(self) -> Period:
-        return Period(self.cleaned_data["since"], self.cleaned_data["until"])
 
 
 class PartnerPages(ObjectViewsMixin):
@@ -198,10 +182,10 @@ class PartnerPages(ObjectViewsMixin):
         """Ask for a period, show how many clicks would be removed, and remove them."""
         sent = request.POST if request.method == "POST" else request.GET
         is_sent = bool({"since", "until"} & sent.keys()) or request.method == "POST"
-        form = DaysForm(sent if is_sent else None, initial={"since": today(), "until": today()})
+        form = PeriodForm(sent if is_sent else None, initial={"since": today(), "until": today()})
         context: dict[str, Any] = {"form": form}
         if form.is_valid():
-            period = form.period
+            period = form.chosen_period
             if request.method == "POST":
                 return self._remove_clicks(request, partner, period)
             clicks = partner.visitors.clicks().filter(**period.within("referred_on")).count()

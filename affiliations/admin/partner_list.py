@@ -9,12 +9,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
-from django.contrib.admin.options import IncorrectLookupParameters
-from django.core.exceptions import PermissionDenied
 from django.db.models import F, OrderBy, Value, Window
 from django.db.models.functions import DenseRank
-from django.http import HttpResponseRedirect
-from django.utils import timezone
 from django.utils.formats import date_format, number_format
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -30,18 +26,18 @@ from affiliations.admin.base import (
     short,
     two_lines,
 )
-from affiliations.admin.filters import GroupFilter, PeriodFilter, TypedFilter, report_parameters
+from affiliations.admin.filters import GroupFilter, PeriodFilter, report_parameters
 from affiliations.admin.pages import ObjectViewsMixin
 from affiliations.admin.partner_record import may_see_payment_details
+from affiliations.dates import in_active_zone
 from affiliations.models import Partner, Report
-from affiliations.reports import columns, export, queries
+from affiliations.reports import columns, queries
 from affiliations.reports.numbers import Dimension, Numbers
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
     from django.db.models import QuerySet
     from django.http import HttpRequest, HttpResponse
-    from django.http.response import HttpResponseBase
 
     from affiliations.reports.columns import Column
 
@@ -218,35 +214,20 @@ class PartnerList(ObjectViewsMixin, CSVListAdmin):
 
     @admin.display(description=_("last click"), ordering=ByNumber("last_click"))
     def last_click(self, partner: Any) -> str | None:
-        last = partner.last_click
-        if last is None:
-            return None
-        local = timezone.localtime(last) if timezone.is_aware(last) else last
-        return date_format(local, "SHORT_DATE_FORMAT")
+        last = in_active_zone(partner.last_click)
+        return last and date_format(last, "SHORT_DATE_FORMAT")
 
-    def csv_view(self, request: HttpRequest) -> HttpResponseBase:
-        """Return the partners of the filtered list, of every page, and their numbers."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        try:
-            changelist: Any = self.get_changelist_instance(request)
-        except IncorrectLookupParameters:
-            return HttpResponseRedirect(f"{request.path}?")
+    def csv_table(
+        self, request: HttpRequest, changelist: Any
+    ) -> tuple[list[str], Iterator[list[Any]]]:
+        """Return the headings and the rows of the CSV file: the partners and their numbers."""
         table = columns.report_columns(changelist.total)
         recorded = [*_RECORDED, *(["payment_details"] if may_see_payment_details(request) else [])]
         fields: list[Any] = [self.opts.get_field(name) for name in recorded]
         names = [field.name for field in fields]
         headings = [capfirst(str(field.verbose_name)) for field in fields]
-        typed = [one for one in changelist.filter_specs if isinstance(one, TypedFilter)]
-        return export.as_csv(
-            request,
-            export.file_name(
-                self.opts.verbose_name_plural,
-                *(part for one in typed for part in one.in_file_name()),
-            ),
-            [*headings, gettext("Last click"), *columns.header(table)],
-            self._lines(changelist, names, table),
-        )
+        header = [*headings, gettext("Last click"), *columns.header(table)]
+        return header, self._lines(changelist, names, table)
 
     def _lines(
         self, changelist: PartnerChangeList, names: list[str], table: list[Column]

@@ -17,7 +17,6 @@ from django.http import HttpResponseRedirect
 from django.urls import path
 from django.utils.formats import date_format
 from django.utils.text import Truncator, capfirst
-from django.utils.timezone import template_localtime  # type: ignore[attr-defined] # not in the stubs
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -41,7 +40,7 @@ from affiliations.admin.subscriptions import (
 from affiliations.admin.tables import Table, query_string
 from affiliations.admin.visitors import shown_entries
 from affiliations.callbacks.maintenance import health
-from affiliations.dates import PRESETS, Period, midnight
+from affiliations.dates import PRESETS, Period, in_active_zone, midnight
 from affiliations.exceptions import Reason
 from affiliations.models import Partner, RecentFilteredClick, Report, UncreditedTrigger, Visitor
 from affiliations.reports import charts, columns, queries
@@ -298,4 +297,4 @@ def _latest_table(clicks: Iterable[RecentFilteredClick]) -> Table:
 
 
 def _moment(value: datetime) -> str:
-    return date_format(template_localtime(value), "SHORT_DATETIME_FORMAT")
+    return date_format(in_active_zone(value), "SHORT_DATETIME_FORMAT")

@@ -91,16 +91,14 @@ class ReportAdmin(ReadOnlyMixin, admin.ModelAdmin):
             by = Dimension.PARTNER.label if is_by_partner else ""
             name = self._file_name(form, gettext("Arrived clicks").lower(), by)
             lines = self._arrivals_by_partner(form) if is_by_partner else self._arrivals(form)
-            # A generator, so that the first query is made while the file is sent.
-            header = (cell for line in islice(lines, 1) for cell in line)
-            return export.as_csv(request, name, header, lines)
-        if rows == "groups":
-            query["interval"] = None
-        elif rows == "time":
-            query["dimension"] = None
-        lines = self._lines(query)
-        by = query["dimension"]
-        name = self._file_name(form, gettext("report"), by.label if by else "")
+        else:
+            if rows == "groups":
+                query["interval"] = None
+            elif rows == "time":
+                query["dimension"] = None
+            lines = self._lines(query)
+            dimension = query["dimension"]
+            name = self._file_name(form, gettext("report"), dimension.label if dimension else "")
         # A generator, so that the first query is made while the file is sent.
         header = (cell for line in islice(lines, 1) for cell in line)
         return export.as_csv(request, name, header, lines)

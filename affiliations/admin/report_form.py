@@ -34,12 +34,26 @@ class DayField(forms.DateField):
     widget = forms.DateInput({"type": "date"}, "%Y-%m-%d")
 
 
-class ReportForm(forms.Form):
+class PeriodForm(forms.Form):
+    """Asks for the first and the last day of a period."""
+
+    since = DayField(label=_("From"))
+    until = DayField(label=_("To"))
+
+    def clean(self) -> None:
+        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
+        if since and until and until < since:
+            self.add_error("until", _("Choose an end date that is not before the start date."))
+
+    @property
+    def chosen_period(self) -> Period:
+        return Period(self.cleaned_data["since"], self.cleaned_data["until"])
+
+
+class ReportForm(PeriodForm):
     """The filters of the report, with defaults for those that the query string leaves out."""
 
     period = forms.ChoiceField(choices=list(PRESETS.items()), required=False)
-    since = DayField(label=_("From"))
-    until = DayField(label=_("To"))
     interval = forms.ChoiceField(label=_("Interval"), choices=Interval.choices)
     dimension = forms.ChoiceField(
         label=_("Group by"), choices=[("", _("none")), *Dimension.choices], required=False
@@ -112,11 +126,10 @@ class ReportForm(forms.Form):
         raise forms.ValidationError(message % {"partners": names} + more)
 
     def clean(self) -> None:
+        super().clean()
         data = self.cleaned_data
         since, until, interval = data.get("since"), data.get("until"), data.get("interval")
-        if since and until and until < since:
-            self.add_error("until", _("Choose an end date that is not before the start date."))
-        elif since and until and interval and (until - since).days // _DAYS[interval] >= ROWS:
+        if since and until and interval and (until - since).days // _DAYS[interval] >= ROWS:
             message = _(
                 "The report would have too many rows. Choose a longer interval or a shorter period."
             )

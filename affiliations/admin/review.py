@@ -113,7 +113,7 @@ class DecisionForm(AmountForm):
             self.add_error(None, error)
 
 
-class PartnerRecord(Counter[str]):
+class DecisionCounts(Counter[str]):
     """The number of a partner's recent conversions by status."""
 
     def __str__(self) -> str:
@@ -252,7 +252,7 @@ class ReviewPage(RowActionsMixin, FactAdmin):
         return self.page_response(request, "conversion/review", own | context)
 
     def _row(
-        self, request: HttpRequest, form: DecisionForm, records: Mapping[int, PartnerRecord]
+        self, request: HttpRequest, form: DecisionForm, records: Mapping[int, DecisionCounts]
     ) -> dict[str, Any]:
         row = form.conversion
         partner, visitor = row.partner, row.visitor
@@ -269,7 +269,7 @@ class ReviewPage(RowActionsMixin, FactAdmin):
             "landing_page": _part(visitor.entry_point, "path"),
             "partner": partner,
             "partner_url": self._permitted_url(request, partner),
-            "record": records.get(partner.pk, PartnerRecord()),
+            "record": records.get(partner.pk, DecisionCounts()),
             "group": partner.group if may_view_partner else "",
             "notes": Truncator(partner.notes).chars(_NOTES) if may_view_partner else "",
         }
@@ -304,13 +304,13 @@ def _waiting() -> str:
     return str(count or "")
 
 
-def _records(partners: Collection[int]) -> dict[int, PartnerRecord]:
+def _records(partners: Collection[int]) -> dict[int, DecisionCounts]:
     rows = Conversion.objects.filter(
         partner__in=partners, is_test=False, **Period.past(_DAYS).within("created_on")
     )
-    found: dict[int, PartnerRecord] = {}
+    found: dict[int, DecisionCounts] = {}
     for key, status, count in rows.values_list("partner", "status").annotate(count=Count("*")):
-        found.setdefault(key, PartnerRecord())[status] = count
+        found.setdefault(key, DecisionCounts())[status] = count
     return found
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from django import forms
 from django.contrib.admin.widgets import AdminTextInputWidget
-from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from affiliations.admin.report_form import DayField
 from affiliations.conversions.unpaid import Balance, CutOff
 from affiliations.dates import FIRST, LAST, midnight, today
 from affiliations.models import Partner, Settlement
@@ -55,12 +55,9 @@ class BalancesForm(CutOffForm):
     partner = forms.ModelChoiceField(Partner.objects, required=False, widget=forms.HiddenInput)
     currency = forms.CharField(max_length=3, required=False, widget=forms.HiddenInput)
     cut_off = forms.ChoiceField(label=_("cut-off"), choices=CutOff.choices, required=False)
-    until = forms.DateField(
+    until = DayField(
         label=_("day (included)"),
         required=False,
-        input_formats=["%Y-%m-%d"],
-        validators=[MinValueValidator(FIRST), MaxValueValidator(LAST)],
-        widget=forms.DateInput({"type": "date"}, "%Y-%m-%d"),
         help_text=_("Leave empty to include everything until now."),
     )
 

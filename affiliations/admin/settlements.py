@@ -11,7 +11,6 @@ from django.contrib import admin
 from django.db.models import F
 from django.http import HttpResponseRedirect
 from django.utils.formats import localize
-from django.utils.timezone import template_localtime  # type: ignore[attr-defined] # not in stubs
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -22,6 +21,7 @@ from affiliations.admin.filters import DatesFilter, PaidFilter, PartnerFilter
 from affiliations.admin.pages import ObjectViewsMixin, object_view
 from affiliations.amounts import money
 from affiliations.conversions import statement_lines
+from affiliations.dates import in_active_zone
 from affiliations.models import Partner, Settlement
 from affiliations.reports import columns, export
 
@@ -96,9 +96,7 @@ class SettlementAdmin(ChangesMixin, BalancesAdmin):
 
     @admin.display(description=_("cut-off"), ordering="before")
     def cut_off_display(self, settlement: Settlement) -> str:
-        return (
-            f"{settlement.get_cut_off_display()} {localize(template_localtime(settlement.until))}"
-        )
+        return f"{settlement.get_cut_off_display()} {localize(in_active_zone(settlement.until))}"
 
     @admin.display(description=_("payout for conversions"))
     def earned_money(self, settlement: Settlement) -> str:

@@ -13,7 +13,6 @@ from django.db import models
 from django.db.models import Prefetch
 from django.http import JsonResponse
 from django.urls import path
-from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.text import Truncator
@@ -47,6 +46,7 @@ from affiliations.admin.subscription_warnings import (
 )
 from affiliations.callbacks import suspension
 from affiliations.conf import settings
+from affiliations.dates import in_active_zone
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.models import Callback, CallbackAttempt, Partner, Subscription
 
@@ -279,8 +279,7 @@ class SubscriptionAdmin(BulkEditMixin, CallbackURLFieldMixin, ListAdmin):
         if subscription.is_suspended:
             return badge("rejected", gettext("suspended"))
         if (until := subscription.callbacks_paused_until) is not None:
-            local = timezone.localtime(until) if timezone.is_aware(until) else until
-            time = date_format(local, "SHORT_DATETIME_FORMAT")
+            time = date_format(in_active_zone(until), "SHORT_DATETIME_FORMAT")
             return badge("pending", gettext("paused until %(time)s") % {"time": time})
         if subscription.failure_count:
             text = ngettext("%(count)s failure", "%(count)s failures", subscription.failure_count)

@@ -20,13 +20,13 @@ from django.db import models
 from django.urls import reverse
 from django.utils import formats, timezone
 from django.utils.crypto import constant_time_compare, get_random_string
-from django.utils.timezone import template_localtime  # type: ignore[attr-defined] # not in the stubs
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from affiliations import db, links
 from affiliations.amounts import TOO_MUCH, is_currency, rounded
 from affiliations.conf import settings
+from affiliations.dates import in_active_zone
 from affiliations.models.accounts import account_display
 from affiliations.query_strings import UID_LENGTH
 
@@ -363,7 +363,7 @@ class Partner(models.Model):
         if self.stopped_on is None:
             return ""
         names = {
-            "on": formats.date_format(template_localtime(self.stopped_on), "SHORT_DATETIME_FORMAT"),
+            "on": formats.date_format(in_active_zone(self.stopped_on), "SHORT_DATETIME_FORMAT"),
             "user": self.stopped_by_name,
             "reason": self.stopped_reason,
         }

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_noop
 
 from affiliations import db
 from affiliations.conf import settings
+from affiliations.dates import in_active_zone
 from affiliations.exceptions import Reason
 from affiliations.logs import one_line
 from affiliations.models.accounts import known_user
@@ -233,9 +234,7 @@ class Visitor(SubIds):
         """Describe the visitor without a query, whatever is loaded."""
         loaded, partner = self.__dict__, self._state.fields_cache.get("partner")
         whose = f"partner {loaded.get('partner_id')}" if partner is None else partner.name_and_uid
-        clicked_on = loaded.get("referred_on")
-        if isinstance(clicked_on, datetime) and timezone.is_aware(clicked_on):
-            clicked_on = timezone.localtime(clicked_on)
+        clicked_on = in_active_zone(loaded.get("referred_on"))
         whose = one_line(whose)
         return f"<Visitor {loaded.get('id')} of {whose}, clicked {str(clicked_on)[:16]}>"
 

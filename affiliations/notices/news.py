@@ -45,13 +45,12 @@ class Decided:
 
     keys: list[int] = field(default_factory=list)
     #: The payouts after adjustments, by currency.
-    payouts: dict[str, Decimal] = field(default_factory=dict)
+    payouts: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
 
     def add(self, conversion: Conversion) -> None:
         self.keys.append(conversion.pk)
         if (payout := conversion.current_payout) is not None:
-            currency = conversion.payout_currency
-            self.payouts[currency] = self.payouts.get(currency, Decimal(0)) + payout
+            self.payouts[conversion.payout_currency] += payout
 
 
 @dataclass

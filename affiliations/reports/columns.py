@@ -15,14 +15,13 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from django.utils import timezone
 from django.utils.formats import date_format, number_format
 from django.utils.functional import Promise
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from affiliations.amounts import figure, small_figure
-from affiliations.dates import Interval
+from affiliations.dates import Interval, in_active_zone
 from affiliations.exceptions import Reason
 from affiliations.reports.numbers import Arrivals, Numbers, ReportResult
 
@@ -70,8 +69,7 @@ class Column:
 
 def as_day(value: datetime, row: object) -> str:
     """Format the day of a moment in the active time zone."""
-    moment = timezone.localtime(value) if timezone.is_aware(value) else value
-    return date_format(moment, "SHORT_DATE_FORMAT")
+    return date_format(in_active_zone(value), "SHORT_DATE_FORMAT")
 
 
 def as_number(value: Decimal | int | None, row: object, places: int | None = None) -> str:

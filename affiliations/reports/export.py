@@ -28,6 +28,7 @@ from django.utils.formats import get_format
 from django.utils.http import content_disposition_header
 
 from affiliations.amounts import plain
+from affiliations.dates import in_active_zone
 
 #: The number of rows that are sent at once.
 _ROWS = 200
@@ -158,8 +159,7 @@ def _cell(value: object, delimiter: str, decimal_mark: str) -> str:
         return str(value)
     if isinstance(value, datetime):
         # Without the offset, which no spreadsheet understands.
-        local = timezone.localtime(value) if timezone.is_aware(value) else value
-        return f"{local:%Y-%m-%d %H:%M:%S}"
+        return f"{in_active_zone(value):%Y-%m-%d %H:%M:%S}"
     if isinstance(value, date):
         return value.isoformat()
     # An apostrophe is the spreadsheets' own mark of text.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db.models import Model
-from django.utils import timezone
 from django.utils.formats import localize
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext
 
 from affiliations.callbacks.cancellations import cure_of
+from affiliations.dates import in_active_zone
 from affiliations.exceptions import Reason
 from affiliations.models import (
     Callback,
@@ -179,6 +179,4 @@ def reason_text(reason: str) -> str:
 
 
 def local(moment: datetime | None) -> str:
-    if moment is not None and timezone.is_aware(moment):
-        moment = timezone.localtime(moment)
-    return "-" if moment is None else str(localize(moment))
+    return "-" if moment is None else str(localize(in_active_zone(moment)))

@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from affiliations import timeline
+from affiliations.dates import in_active_zone
 from affiliations.logs import one_line
 from affiliations.management import find_user, site_state
 from affiliations.models import Conversion, Partner, UncreditedTrigger, Visitor
@@ -154,4 +155,4 @@ def _find_partner(text: str) -> Partner:
 def _time(on: datetime | None) -> str:
     if on is None:
         return f"{'now':<19}"
-    return f"{timezone.localtime(on) if timezone.is_aware(on) else on:%Y-%m-%d %H:%M:%S}"
+    return f"{in_active_zone(on):%Y-%m-%d %H:%M:%S}"
