@@ -93,7 +93,8 @@ def test_every_list_of_ours_is_one_of_those_that_are_tested() -> None:
 def test_no_column_answers_who_may_only_look(model: Any) -> None:
     some_of_all_pages()
     client = looking()
-    names = [name for name in lookups(model) if name not in offered(client, model)]
+    filters = offered(client, model)
+    names = [name for name in lookups(model) if name not in filters]
     with CaptureQueriesContext(connection) as captured:
         for name, value in zip(names, cycle(VALUES)):
             answer = client.get(url(model), {name: value})
@@ -267,9 +268,9 @@ def test_every_link_between_our_pages_is_answered(staff: Client) -> None:
             link = part[: part.index('"')].replace("&amp;", "&")
             if "?" in link and not link.startswith("http"):
                 target = link if link.startswith("/") else f"{page}{link}"
-                answer = staff.get(target)
-                assert answer.status_code == 200, (page, link)
-                seen.add(target)
+                if target not in seen:
+                    assert staff.get(target).status_code == 200, (page, link)
+                    seen.add(target)
     for link in ("?partner=", "?subscription=", "?review=needed", "status__exact=", "since="):
         assert any(link in target for target in seen), link
 
