@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal, DecimalException
 from babel.numbers import get_currency_precision
 from babel.numbers import is_currency as has_currency_code
 from django.utils.formats import number_format
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext, gettext_noop
 
 # Why an amount needs review: stored in English, shown in the reader's language.
 NOT_AN_AMOUNT = gettext_noop("The amount is not a valid number.")
@@ -113,6 +113,14 @@ def kept(value: Decimal) -> Decimal:
 def rounded(value: Decimal, currency: str) -> Decimal:
     """Round half up to the smallest unit of ``currency``: two decimals of EUR, none of JPY."""
     return value.quantize(smallest_unit(currency), context=EXACT)
+
+
+def decimals_mistake(value: Decimal, currency: str) -> str:
+    """Return what is wrong with an amount that has more decimals than its currency; or empty."""
+    if rounded(value, currency) == value:
+        return ""
+    decimals = {"decimals": get_currency_precision(currency), "currency": currency}
+    return gettext("Enter at most %(decimals)s decimals for %(currency)s.") % decimals
 
 
 def smallest_unit(currency: str) -> Decimal:

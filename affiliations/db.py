@@ -5,13 +5,20 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 from django.apps import apps
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    connections,
+    router,
+    transaction,
+)
 from django.db.models import F, Model, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.db.models.lookups import In
@@ -161,6 +168,24 @@ def is_deadlock(error: Exception) -> bool:
 def is_passing(error: Exception) -> bool:
     """Tell whether the same work may succeed later: after a lock, a time-out, a lost connection."""
     return isinstance(error, (OperationalError, InterfaceError))
+
+
+def update_or_insert(rows: QuerySet[Any], changes: Mapping[str, Any], **new: Any) -> None:
+    """
+    Update a row, or insert it if there is none: usually with one query, and without a lock.
+
+    Args:
+        rows: The row, found by the columns of a unique constraint.
+        changes: The values that an existing row gets.
+        new: The values of a new row.
+    """
+    if rows.update(**changes):
+        return
+    try:
+        with transaction.atomic(using=write_alias()):
+            rows.create(**new)
+    except IntegrityError:  # Another request has just inserted it.
+        rows.update(**changes)
 
 
 def by_key(rows: QuerySet[M], size: int = BATCH_SIZE) -> Iterator[M]:

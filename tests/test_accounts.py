@@ -84,7 +84,7 @@ def test_a_stop_for_fraud_says_when_why_and_by_whom(colleague: Any) -> None:
     assert (stored.stopped_on, stored.stopped_reason) == (partner.stopped_on, "Own orders")
     assert stored.stopped_on is not None
     assert stored.stopped_by is None
-    assert stored.stopped_by_display == "mette@shop.example"
+    assert stored.stopped_by_name == "mette@shop.example"
     rejected = Conversion.objects.get()
     assert (rejected.decided_via, rejected.decided_by_display) == ("person", "mette@shop.example")
 

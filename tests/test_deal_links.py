@@ -17,7 +17,7 @@ from django.core.signing import TimestampSigner
 from django.http import HttpRequest
 from django.utils import timezone
 
-from affiliations import links
+from affiliations import db, links
 from affiliations.models import (
     Callback,
     Conversion,
@@ -25,7 +25,6 @@ from affiliations.models import (
     FollowedTestLink,
     Partner,
     Visitor,
-    clicks,
 )
 from affiliations.tracking import consent, visitors
 from affiliations.triggers import complete_trigger
@@ -519,7 +518,7 @@ def test_two_who_follow_it_at_once_are_one_test(partner, monkeypatch) -> None:
 
 def test_two_reasons_at_once_are_one_row(partner, monkeypatch) -> None:
     add = FollowedTestLink.objects.add
-    meanwhile(clicks, lambda: add(partner, "1", "bot", "", None), monkeypatch)
+    meanwhile(db, lambda: add(partner, "1", "bot", "", None), monkeypatch)
 
     add(partner, "1", "bot", "Chrome", None)
 

@@ -310,9 +310,24 @@ class ReadOnlyMixin:
 class CSVListAdmin(ListAdmin):
     """A model whose list can be downloaded as a CSV file."""
 
-    @abstractmethod
     def csv_view(self, request: HttpRequest) -> HttpResponseBase:
         """Return all rows of the filtered list, of every page, as a CSV file."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            changelist = self.get_changelist_instance(request)
+        except IncorrectLookupParameters:
+            return HttpResponseRedirect(f"{request.path}?")
+        typed = [one for one in changelist.filter_specs if isinstance(one, TypedFilter)]
+        filtered_by = [part for one in typed for part in one.in_file_name()]
+        name = export.file_name(self.opts.verbose_name_plural, *filtered_by)
+        return export.as_csv(request, name, *self.csv_table(request, changelist))
+
+    @abstractmethod
+    def csv_table(
+        self, request: HttpRequest, changelist: Any
+    ) -> tuple[Iterable[object], Iterable[Sequence[object]]]:
+        """Return the headings and the rows of the CSV file."""
 
     def get_urls(self) -> list[Any]:
         name = f"{self.opts.app_label}_{self.opts.model_name}_csv"
@@ -359,19 +374,6 @@ class FactAdmin(ReadOnlyMixin, ObjectViewsMixin, CSVListAdmin):
     def has_act_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
         """Tell whether the user may use the actions, which need Django's permission "change"."""
         return admin.ModelAdmin.has_change_permission(self, request, obj)
-
-    def csv_view(self, request: HttpRequest) -> HttpResponseBase:
-        """Return all rows of the filtered list, of every page, as a CSV file."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        try:
-            changelist = self.get_changelist_instance(request)
-        except IncorrectLookupParameters:
-            return HttpResponseRedirect(f"{request.path}?")
-        typed = [one for one in changelist.filter_specs if isinstance(one, TypedFilter)]
-        filtered_by = [part for one in typed for part in one.in_file_name()]
-        name = export.file_name(self.opts.verbose_name_plural, *filtered_by)
-        return export.as_csv(request, name, *self.csv_table(request, changelist))
 
     def csv_table(
         self, request: HttpRequest, changelist: Any

@@ -30,9 +30,9 @@ def needed_process() -> str:
 
 
 def host_of(url: str) -> str:
-    """Return the host of a callback URL; empty if it has none, as 0.12 stored any text."""
+    """Return the host and port of a callback URL; empty if it has none, as 0.12 stored any text."""
     try:
-        return urlsplit(url).netloc.rpartition("@")[2]
+        return urlsplit(url).netloc.rpartition("@")[2].lower()
     except ValueError:
         return ""
 

@@ -19,8 +19,8 @@ from copy import deepcopy
 from datetime import datetime
 from itertools import count
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from affiliations.callbacks.messages import host_of
 from affiliations.models import Callback, CallbackAttempt
 
 CONCURRENCY = 16
@@ -56,7 +56,7 @@ class Call:
         self.is_slow = False
         self.has_extra_slot = False
         self.partner = callback.partner_id
-        self.host = _host(callback.subscription.callback_url)
+        self.host = host_of(callback.subscription.callback_url)
 
 
 class _Taken:
@@ -111,7 +111,7 @@ class Slots:
             for endpoint in in_turn:
                 if shares.total() == limit:
                     return shares
-                partner, host = endpoint.partner, _host(endpoint.callback_url)
+                partner, host = endpoint.partner, host_of(endpoint.callback_url)
                 is_probed = endpoint.paused_until is not None and endpoint.pk in shares
                 if not is_probed and self._has_slot(partner, host, taken):
                     taken.add(partner, host, extra=self._is_late(partner))
@@ -197,10 +197,3 @@ class Slots:
                 if call.has_extra_slot:
                     return
         self._free.release()
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2].lower()
-    except ValueError:  # 0.12 stored any URL. Its calls fail, and those of others must not.
-        return url.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from datetime import date, datetime
 
-from django.db import IntegrityError, models, transaction
+from django.db import models
 from django.db.models import F
 from django.utils import timezone
 from django.utils.text import format_lazy
@@ -39,13 +39,15 @@ class FilteredClicksQuerySet(models.QuerySet["FilteredClicks"]):
         day = day or today()
         slot = random.randrange(_SLOTS)  # noqa: S311 -- no secret
         key = f"{partner.pk if partner else 0}:{day:%Y%m%d}:{reason.value}:{slot}"
-        if self.filter(key=key).update(count=F("count") + count):
-            return
-        try:
-            with transaction.atomic(using=db.write_alias()):
-                self.create(key=key, partner=partner, day=day, reason=reason.value, count=count)
-        except IntegrityError:  # another request has just created the row
-            self.filter(key=key).update(count=F("count") + count)
+        db.update_or_insert(
+            self.filter(key=key),
+            {"count": F("count") + count},
+            key=key,
+            partner=partner,
+            day=day,
+            reason=reason.value,
+            count=count,
+        )
 
 
 class FilteredClicks(models.Model):
@@ -166,13 +168,7 @@ class FollowedTestLinkQuerySet(models.QuerySet["FollowedTestLink"]):
         """Record the time; only the latest for each reason, as anybody may follow a public link."""
         same = self.filter(nonce=nonce, reason=reason)
         again = {"browser": browser, "visitor": visitor, "followed_on": timezone.now()}
-        if same.update(**again):
-            return
-        try:
-            with transaction.atomic(using=db.write_alias()):
-                self.create(partner=partner, nonce=nonce, reason=reason, **again)
-        except IntegrityError:  # another request has just created the row
-            same.update(**again)
+        db.update_or_insert(same, again, partner=partner, nonce=nonce, reason=reason, **again)
 
 
 class FollowedTestLink(models.Model):
@@ -236,21 +232,16 @@ class UncreditedTriggerQuerySet(models.QuerySet["UncreditedTrigger"]):
         row, and two conversions of one visitor would deadlock.
         """
         same = self.filter(visitor=visitor, trigger=trigger, reason=reason.value)
-        again = {"count": F("count") + 1, "last_on": now, "reference": reference[:255]}
-        if same.update(**again):
-            return
-        try:
-            with transaction.atomic(using=db.write_alias()):
-                self.create(
-                    visitor=visitor,
-                    trigger=trigger,
-                    reason=reason.value,
-                    reference=reference[:255],
-                    first_on=now,
-                    last_on=now,
-                )
-        except IntegrityError:  # another request has just created the row
-            same.update(**again)
+        latest = {"last_on": now, "reference": reference[:255]}
+        db.update_or_insert(
+            same,
+            {"count": F("count") + 1, **latest},
+            visitor=visitor,
+            trigger=trigger,
+            reason=reason.value,
+            first_on=now,
+            **latest,
+        )
 
     def of(self, partner: Partner, since: datetime, limit: int) -> UncreditedTriggerQuerySet:
         """Return the rows of a partner's visitors since a time, the latest first."""

@@ -11,7 +11,6 @@ from decimal import Decimal
 from string import ascii_lowercase, digits
 from typing import Any
 
-from babel.numbers import get_currency_precision
 from django.conf import settings as django_settings
 from django.core.exceptions import ValidationError
 from django.core.signing import Signer
@@ -24,10 +23,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from affiliations import db, links
-from affiliations.amounts import TOO_MUCH, is_currency, rounded
+from affiliations.amounts import TOO_MUCH, decimals_mistake, is_currency
 from affiliations.conf import settings
 from affiliations.dates import in_active_zone
-from affiliations.models.accounts import account_display
 from affiliations.query_strings import UID_LENGTH
 
 #: A uid in a link. Mail programs and chats add a full stop, a bracket or a space to its end. 0.12
@@ -298,8 +296,6 @@ class Partner(models.Model):
 
     objects = PartnerQuerySet.as_manager()
 
-    stopped_by_display = account_display("stopped_by")
-
     class Meta:
         verbose_name = _("partner")
         verbose_name_plural = _("partners")
@@ -341,11 +337,8 @@ class Partner(models.Model):
             )
         elif amount is not None and amount >= TOO_MUCH:
             mistakes["minimum_payout"] = _("Enter a smaller amount.")
-        elif amount is not None and rounded(Decimal(amount), currency) != amount:
-            decimals = {"decimals": get_currency_precision(currency), "currency": currency}
-            mistakes["minimum_payout"] = (
-                _("Enter at most %(decimals)s decimals for %(currency)s.") % decimals
-            )
+        elif amount is not None and (mistake := decimals_mistake(Decimal(amount), currency)):
+            mistakes["minimum_payout"] = mistake
         if self.notify and not self.email:
             mistakes["email"] = _(
                 "Enter the address that notices are sent to, or clear “Notify by e-mail”."

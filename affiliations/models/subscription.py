@@ -9,7 +9,6 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from babel.numbers import get_currency_precision
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import models
@@ -18,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from affiliations import placeholders, url_mistakes
-from affiliations.amounts import is_currency, rounded
+from affiliations.amounts import decimals_mistake, is_currency
 from affiliations.conf import settings
 from affiliations.dates import day_of, midnight, months_after
 from affiliations.exceptions import InvalidCallBackURL
@@ -376,11 +375,9 @@ class Subscription(models.Model):
         self.payout_currency = self.payout_currency.strip().upper()
         mistakes: dict[str, Any] = {**self.payout_mistakes(), **self._earning_mistakes()}
         currency, value = self.payout_currency, self.payout_value
-        if currency and value is not None and not mistakes and rounded(value, currency) != value:
-            decimals = {"decimals": get_currency_precision(currency), "currency": currency}
-            mistakes["payout_value"] = (
-                _("Enter at most %(decimals)s decimals for %(currency)s.") % decimals
-            )
+        if currency and value is not None and not mistakes:
+            mistake = decimals_mistake(value, currency)
+            mistakes |= {"payout_value": mistake} if mistake else {}
         if self.approve_after is not None and self.approval != self.Approval.AUTOMATIC:
             mistakes["approve_after"] = _(
                 "Choose automatic approval, or leave the hold period empty."
