@@ -93,8 +93,8 @@ _CURES: dict[Reason, Any] = {
         "AFFILIATE_ATTRIBUTE_BY_USER finds the visitor."
     ),
     Reason.NOT_THE_BUYER: _(
-        "Another user is logged in, or it happened on a page of staff. To credit the buyer’s own "
-        "click, store the visitor on the order, or set AFFILIATE_ATTRIBUTE_BY_USER = True."
+        "Another user is logged in, or the trigger fired on a staff page. To credit the buyer’s "
+        "own click, store the visitor on the order, or set AFFILIATE_ATTRIBUTE_BY_USER = True."
     ),
     Reason.WINDOW_EXPIRED: _(
         "Agree on a longer attribution window: the partner’s own, or AFFILIATE_ATTRIBUTION_WINDOW."
@@ -118,8 +118,8 @@ _CURES: dict[Reason, Any] = {
     Reason.NO_REFERENCE: _("Give complete_trigger() an instance or a reference."),
     Reason.DECIDED_BY_STAFF: _("If the signal is right, decide the conversion manually."),
     Reason.NO_CONVERSION: _(
-        "Customers without a partner order too. If there should be a conversion, compare its "
-        "reference with that of the event."
+        "Usually the customer came without a partner, and nothing is wrong. If there should be a "
+        "conversion, compare its reference with that of the event."
     ),
     Reason.UNKNOWN_PARTNER: _(
         "Copy the link from the partner’s page: a character may be missing, or the partner was "

@@ -217,8 +217,8 @@ def adjust_conversions(
 
     The conversion is found as ``approve_conversions()`` finds it; it may be pending, approved or in
     a statement. The option ``new_amount`` is the amount of the whole order now, never a difference,
-    so that a signal may be sent twice; zero rejects the conversion. The payout follows by the rule
-    that the conversion was credited with. An amount is never raised.
+    so that a signal may be sent twice; zero rejects the conversion. The payout is calculated again,
+    by the rule that the conversion was credited with. An amount is never raised.
     """
     event = _event_of_signal(affiliate_trigger_name, instance, raw, sender, sent)
     if event is not None:

@@ -182,7 +182,7 @@ class Migration(migrations.Migration):
             field=models.DecimalField(
                 blank=True,
                 decimal_places=4,
-                help_text="A smaller balance stays unpaid until it has grown. Leave empty for no minimum.",
+                help_text="A balance below this amount is not paid yet. Leave empty for no minimum.",
                 max_digits=19,
                 null=True,
                 validators=[django.core.validators.MinValueValidator(0)],

@@ -232,7 +232,7 @@ class Migration(migrations.Migration):
             field=models.DateTimeField(
                 blank=True,
                 editable=False,
-                help_text="The partner’s server is busy. When the pause ends, one callback is sent to test it.",
+                help_text="The partner’s server is busy. When the pause ends, one callback is sent to test the server.",
                 null=True,
                 verbose_name="callbacks paused until",
             ),

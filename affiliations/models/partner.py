@@ -248,9 +248,7 @@ class Partner(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(0)],
-        help_text=_(
-            "A smaller balance stays unpaid until it has grown. Leave empty for no minimum."
-        ),
+        help_text=_("A balance below this amount is not paid yet. Leave empty for no minimum."),
     )
     minimum_payout_currency = models.CharField(
         _("currency of the minimum payout"), max_length=3, blank=True, default="", db_default=""

@@ -281,7 +281,8 @@ class Subscription(models.Model):
         blank=True,
         editable=False,
         help_text=_(
-            "The partner’s server is busy. When the pause ends, one callback is sent to test it."
+            "The partner’s server is busy. When the pause ends, one callback is sent to test the "
+            "server."
         ),
     )
     pause_count = models.PositiveIntegerField(
