@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-import time
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +17,13 @@ import affiliations
 from affiliations import links, query_strings, url_mistakes
 from affiliations.exceptions import InvalidCallBackURL
 from affiliations.tracking import landing_pages
+from tests.growth import assert_linear
 
 # No database is asked.
 pytestmark = pytest.mark.only_on("sqlite")
 
-LENGTH = 100_000
 #: A linear expression takes milliseconds for 100 KB, a quadratic one half a minute.
-SECONDS = 1.0
+LENGTH = 100_000
 
 #: A character of each class, and what begins, separates or ends something in our texts.
 CHARACTERS = [
@@ -37,12 +37,6 @@ MIXES = [
     "a://", "?a=", "a ", " a", "\n ", ";\"", ",\"", ";\" ", "=+", "a\n", "a\0", "aé", "é.", ".a",
     "..a", "..", "a1-", "\u200b=", "A:0:", "a:0:a:",
 ]  # fmt: skip
-#: Texts, and the seconds in which each expression must have read one. There are many mixes, so they
-#: are shorter.
-TEXTS = [
-    *((unit * LENGTH + "\0!", SECONDS) for unit in CHARACTERS),
-    *((unit * (LENGTH // 5 // len(unit)) + "\0!", SECONDS / 4) for unit in MIXES),
-]
 
 
 #: What functions make of their arguments, by the source: one expression of a plain key, one not.
@@ -124,13 +118,16 @@ PATTERNS = all_patterns()
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=lambda pattern: str(pattern.pattern))
 def test_an_expression_takes_linear_time(pattern: re.Pattern[Any]) -> None:
-    for text, limit in TEXTS:
+    def read(unit: str, length: int) -> None:
+        text = unit * (length // len(unit)) + "\0!"
         data = text.encode() if isinstance(pattern.pattern, bytes) else text
-        started = time.process_time()
         pattern.fullmatch(data)
         pattern.sub(data[:0], data)
-        seconds = time.process_time() - started
-        assert seconds < limit, (text[:10], seconds)
+
+    for unit in CHARACTERS:
+        assert_linear(partial(read, unit), LENGTH)
+    for unit in MIXES:
+        assert_linear(partial(read, unit), LENGTH // 5)
 
 
 def test_the_expressions_are_found_wherever_they_are_written() -> None:
@@ -147,16 +144,18 @@ def test_the_expressions_are_found_wherever_they_are_written() -> None:
 
 @pytest.mark.parametrize("unit", ["{", "{{", "{a}", "{ab", "${a}", "{{a}}", "%", "#a#", "a"])
 def test_a_callback_url_of_any_length_is_refused_at_once(unit: str) -> None:
-    varied = "".join(f"{{{number}}}" for number in range(LENGTH // 8))
-    started = time.process_time()
-    for url in (f"https://a.example/{unit * LENGTH}", f"https://a.example/{varied}"):
-        with pytest.raises(InvalidCallBackURL):
-            url_mistakes.validate(url)
-    assert time.process_time() - started < SECONDS
+    def refuse(length: int) -> None:
+        varied = "".join(f"{{{number}}}" for number in range(length // 8))
+        for url in (f"https://a.example/{unit * length}", f"https://a.example/{varied}"):
+            with pytest.raises(InvalidCallBackURL):
+                url_mistakes.validate(url)
+
+    assert_linear(refuse, LENGTH)
 
 
 @pytest.mark.parametrize("unit", [*CHARACTERS, *MIXES])
 def test_a_link_with_macros_takes_linear_time(unit: str) -> None:
-    started = time.process_time()
-    links.link_with_macros("/", "moox6esi", sub1=unit * (LENGTH // len(unit)))
-    assert time.process_time() - started < SECONDS
+    def link(length: int) -> str:
+        return links.link_with_macros("/", "moox6esi", sub1=unit * (length // len(unit)))
+
+    assert_linear(link, LENGTH)
