@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -31,6 +32,9 @@ hypothesis.settings.load_profile("tests")
 Trigger = tuple[Any, ...]
 #: How many tests were left out, by the reason.
 LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+#: The sets of parameters of one test after which the others are marked as "further".
+EXAMPLES = 3
 
 #: What a test can need beside the database; AFFILIATIONS_TEST_SERVICES lists those that are there.
 NEEDS = {"rabbitmq", "redis", "django-tasks-db", "chromium"}
@@ -173,13 +177,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what uses transactions; leave out what needs another database or a service."""
+    """
+    Mark what uses transactions, and what says little more about another database or Django.
+
+    What needs another database or a service is left out.
+    """
     kept, left_out = [], []
+    counts: Counter[str] = Counter()
     for item in items:
         if _is_transactional(item):
             item.add_marker("transaction")
         closest = item.get_closest_marker("only_on")
         databases = _named(item, [closest] if closest else [], set(DATABASES))
+        test = item.nodeid.partition("[")[0]
+        counts[test] += 1
+        if counts[test] > EXAMPLES and (not databases or "sqlite" in databases):
+            item.add_marker("further")
         missing = _named(item, item.iter_markers("needs"), NEEDS) - set(SERVICES)
         if databases and DATABASE not in databases:
             reasons = [f"for {DATABASES[name]}" for name in sorted(databases)]
@@ -193,6 +206,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests themselves out of each search for garbage: they are most of what there is."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _is_transactional(item: pytest.Item) -> bool:
