@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 from django.core.management.commands import flush
+from django.urls import clear_script_prefix
 
 from tests.settings import DATABASE, LONG, SERVICES
 
@@ -254,6 +255,8 @@ sys.addaudithook(Processes.audit)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    # A request to a site below a path leaves that path to the thread.
+    clear_script_prefix()
     Processes.allowed = item.get_closest_marker("server") is not None
     names = getattr(item, "fixturenames", ())
     for place, name in Processes.fixtures:
