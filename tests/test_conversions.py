@@ -228,6 +228,24 @@ def test_a_double_submit_is_one_conversion_and_one_callback() -> None:
     assert refusal(visitor, reference="18") is Reason.ALREADY_COUNTED
 
 
+def test_an_order_that_another_process_has_just_recorded_is_one_conversion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = referred(closes_referral=False), referred(closes_referral=False)
+    screen = recording._screen
+
+    def meanwhile(*arguments: Any) -> str:
+        monkeypatch.undo()
+        record(other, reference="17")
+        return screen(*arguments)
+
+    monkeypatch.setattr(recording, "_screen", meanwhile)
+    with pytest.raises(NotCredited) as caught:
+        record(one, reference="17")
+    assert caught.value.reason is Reason.ALREADY_COUNTED
+    assert Conversion.objects.get().visitor == other
+
+
 def test_counting_every_order_counts_each_once_whoever_it_is_credited_to() -> None:
     one = referred(counting="every", closes_referral=False)
     other = referred(counting="every", closes_referral=False)
