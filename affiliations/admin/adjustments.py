@@ -212,7 +212,7 @@ def _for_input(value: Decimal | None, currency: str) -> Decimal | None:
 @admin.register(Adjustment)
 class AdjustmentAdmin(ExactSearch, FactAdmin):
     list_display = ["pk_display", "conversion", "partner_display", "kind", "payout_display",
-                    "reason_display", "settlement", "created_on", "created_by_display"]  # fmt: skip
+                    "reason_display", "settlement", "created_on"]  # fmt: skip
     list_filter = [PartnerFilter, "kind", ("settlement", admin.EmptyFieldListFilter), DatesFilter]
     list_select_related = ["conversion", "partner", "settlement", "created_by"]
     sortable_by = ["pk_display", "created_on"]
